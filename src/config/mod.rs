@@ -1,0 +1,463 @@
+//! What an operator can set: one struct per section of the configuration file, with its defaults.
+//!
+//! Durations are milliseconds here (`_ms`), sizes bytes; in a limit or a timeout `0` means off.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::protocol::class::Class;
+
+/// The whole configuration, after defaults, file, environment and command line.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// `[node]`
+    pub node: Node,
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[shards]`
+    pub shards: Shards,
+    /// `[auth]`
+    pub auth: Auth,
+    /// `[session]`
+    pub session: Session,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[outbox]`
+    pub outbox: Outbox,
+    /// `[rooms]`
+    pub rooms: Rooms,
+    /// `[classes]`: event name to class.
+    pub classes: Classes,
+    /// `[deflate]`
+    pub deflate: Deflate,
+    /// `[echo]`
+    pub echo: Echo,
+    /// `[api]`
+    pub api: Api,
+    /// `[cluster]`
+    pub cluster: Cluster,
+    /// `[redis]`
+    pub redis: Redis,
+    /// `[drain]`
+    pub drain: Drain,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[node]`
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// Empty: made at the start from the host name and a random suffix.
+    pub id: String,
+}
+
+/// `[listen]`
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Where clients connect. Port 0 takes a free one.
+    pub client: SocketAddr,
+    /// Where operators and services connect.
+    pub admin: SocketAddr,
+    /// Connections that the kernel queues per shard before they are accepted.
+    pub backlog: u32,
+    /// Networks whose `X-Forwarded-For` or PROXY header is believed.
+    pub trusted_proxies: Vec<Cidr>,
+    /// Whether every client connection starts with a PROXY protocol header (from `trusted_proxies` only).
+    pub proxy_protocol: bool,
+    /// Origins that browsers may connect from; empty: any. `*` alone: any.
+    pub allowed_origins: Vec<String>,
+}
+
+/// `[shards]`
+#[derive(Clone, Debug)]
+pub struct Shards {
+    /// Number of shards; 0: one per core.
+    pub count: u16,
+    /// Whether shard `i` is pinned to core `i % cores`.
+    pub pin: bool,
+    /// Descriptor tables.
+    pub fd_tables: FdTables,
+    /// Poller and runtime driver.
+    pub driver: Driver,
+}
+
+/// `shards.fd_tables`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FdTables {
+    /// Private where the process limit would not hold `limits.connections`, else shared.
+    Auto,
+    /// One table for the process.
+    Shared,
+    /// One table per shard: `unshare(CLONE_FILES)`.
+    Private,
+}
+
+/// `shards.driver`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// io_uring where the kernel allows it, else epoll.
+    Auto,
+    /// io_uring, or no start.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// How users prove who they are.
+    pub mode: AuthMode,
+    /// Milliseconds within which a connection must authenticate.
+    pub timeout_ms: u64,
+    /// The shared secret of HS256, HS384 and HS512; already read from `hmac_secret_file` where that is set. Never logged.
+    pub hmac_secret: Option<Secret>,
+    /// PEM files (public keys) of RS*, ES* and EdDSA.
+    pub public_keys: Vec<PathBuf>,
+    /// A JWKS file (RFC 7517).
+    pub jwks_file: Option<PathBuf>,
+    /// Accepted `aud`; empty: not checked.
+    pub audience: Vec<String>,
+    /// Accepted `iss`; empty: not checked.
+    pub issuer: Vec<String>,
+    /// Allows mode `none` on a listener that is not loopback.
+    pub allow_insecure: bool,
+    /// What a user may do whose token has no `permissions`; `None`: the defaults of the mode.
+    pub default_permissions: Option<Vec<String>>,
+}
+
+/// `auth.mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMode {
+    /// `?user_id=` is believed. For trying out.
+    None,
+    /// A JSON Web Token (RFC 7519) says who the user is.
+    Jwt,
+}
+
+/// A text that never shows in `Debug` or logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<secret>")
+    }
+}
+
+/// `[session]`
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Milliseconds of silence after which the gateway sends a ping.
+    pub heartbeat_interval_ms: u64,
+    /// Milliseconds of silence after which it closes (4112).
+    pub heartbeat_timeout_ms: u64,
+    /// Milliseconds without a message of the application after which it closes (4111).
+    pub idle_timeout_ms: u64,
+    /// Milliseconds within which the upgrade request must be complete.
+    pub handshake_timeout_ms: u64,
+    /// Connections of one user; over it the oldest is closed (4004).
+    pub max_per_user: u32,
+    /// Rooms and channels of one connection.
+    pub max_subscriptions: u32,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections of this process; over it: 503.
+    pub connections: u32,
+    /// New connections per IP address (IPv6: per /64) and window; over it: 429.
+    pub connections_per_ip: u32,
+    /// The window of `connections_per_ip`, in milliseconds.
+    pub connections_per_ip_window_ms: u64,
+    /// Bytes of one message, all its fragments together and after inflating; over it: 1009.
+    pub message_size: u32,
+    /// Messages per connection and second.
+    pub messages_per_second: u32,
+    /// Bytes of messages per connection and second.
+    pub bytes_per_second: u32,
+}
+
+/// `[outbox]`
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    /// Bytes queued for a connection above which it is throttled.
+    pub high: u32,
+    /// Bytes queued below which it flows again.
+    pub low: u32,
+    /// Bytes queued above which it is closed (4110).
+    pub max: u32,
+    /// Milliseconds that it may stay throttled (4110).
+    pub grace_ms: u64,
+    /// Bytes that all outboxes of one shard may hold together.
+    pub shard_budget: u64,
+}
+
+/// `[rooms]`
+#[derive(Clone, Debug)]
+pub struct Rooms {
+    /// Users in a room up to which joining and leaving is announced to the others.
+    pub announce_max: u32,
+}
+
+/// `[classes]`: the class of messages with an `event` of that name and no `class` of their own.
+#[derive(Clone, Debug)]
+pub struct Classes(pub HashMap<String, Class>);
+
+/// `[deflate]`: permessage-deflate (RFC 7692).
+#[derive(Clone, Debug)]
+pub struct Deflate {
+    /// Whether it is negotiated at all.
+    pub enabled: bool,
+    /// Whether compression contexts are kept between messages (250–380 KB per connection).
+    pub context_takeover: bool,
+    /// Bytes of payload below which a message is sent uncompressed.
+    pub min_size: u32,
+    /// 1 (fast) to 9 (small).
+    pub level: u32,
+}
+
+/// `[echo]`
+#[derive(Clone, Debug, Default)]
+pub struct Echo {
+    /// Whether `GET /echo` is served.
+    pub enabled: bool,
+}
+
+/// `[api]`
+#[derive(Clone, Debug, Default)]
+pub struct Api {
+    /// Keys for `X-API-Key`. Required where the admin listener is not loopback.
+    pub keys: Vec<Secret>,
+}
+
+/// `[cluster]`
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// How messages find users on other nodes.
+    pub routing: Routing,
+    /// The bus between nodes.
+    pub bus: Bus,
+    /// The URL at which other nodes and clients reach this node's client listener.
+    pub advertise: Option<String>,
+    /// Whether `/readyz` fails while the bus is down.
+    pub ready_needs_bus: bool,
+}
+
+/// `cluster.routing`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routing {
+    /// One machine, no bus.
+    Local,
+    /// Every node gets everything.
+    Broadcast,
+    /// A registry in Redis says where a user is.
+    Registry,
+    /// A hash ring says where a user belongs.
+    Hash,
+}
+
+/// `cluster.bus`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// Redis Pub/Sub.
+    Redis,
+}
+
+/// `[redis]`
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// `redis://[user:password@]host[:port][/db]`, `rediss://`, or `unix:///path`. Never logged whole.
+    pub url: Secret,
+    /// What every key and channel starts with.
+    pub prefix: String,
+    /// Location writes per batch.
+    pub batch_size: u32,
+    /// Milliseconds that a location write waits for its batch.
+    pub batch_delay_ms: u64,
+    /// Milliseconds within which Redis must answer.
+    pub timeout_ms: u64,
+    /// Milliseconds that a registry entry lives without renewal.
+    pub entry_ttl_ms: u64,
+    /// Milliseconds that a node's lease lives without renewal.
+    pub lease_ttl_ms: u64,
+}
+
+/// `[drain]`
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// Milliseconds between "not ready" and the first `reconnect`, so that load balancers notice.
+    pub grace_ms: u64,
+    /// Milliseconds over which the connections are told and closed.
+    pub spread_ms: u64,
+    /// Milliseconds after which whatever is left is closed.
+    pub deadline_ms: u64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: LogLevel,
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+}
+
+/// `log.level`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A network: an address and how many of its leading bits count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// The address.
+    pub address: std::net::IpAddr,
+    /// Leading bits that count.
+    pub prefix_len: u8,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Listen {
+            client: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            backlog: 4096,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            allowed_origins: Vec::new(),
+        }
+    }
+}
+
+impl Default for Shards {
+    fn default() -> Self {
+        Shards { count: 0, pin: true, fd_tables: FdTables::Auto, driver: Driver::Auto }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Auth {
+            mode: AuthMode::None,
+            timeout_ms: 10_000,
+            hmac_secret: None,
+            public_keys: Vec::new(),
+            jwks_file: None,
+            audience: Vec::new(),
+            issuer: Vec::new(),
+            allow_insecure: false,
+            default_permissions: None,
+        }
+    }
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Session {
+            heartbeat_interval_ms: 30_000,
+            heartbeat_timeout_ms: 60_000,
+            idle_timeout_ms: 300_000,
+            handshake_timeout_ms: 10_000,
+            max_per_user: 16,
+            max_subscriptions: 128,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 100_000,
+            connections_per_ip: 100,
+            connections_per_ip_window_ms: 60_000,
+            message_size: 64 * 1024,
+            messages_per_second: 50,
+            bytes_per_second: 512 * 1024,
+        }
+    }
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Outbox {
+            high: 1024 * 1024,
+            low: 256 * 1024,
+            max: 4 * 1024 * 1024,
+            grace_ms: 10_000,
+            shard_budget: 1024 * 1024 * 1024,
+        }
+    }
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Rooms { announce_max: 256 }
+    }
+}
+
+impl Default for Classes {
+    fn default() -> Self {
+        let defaults = [
+            ("price_update", Class::Latest),
+            ("cursor_position", Class::Latest),
+            ("typing_indicator", Class::Droppable),
+        ];
+        Classes(defaults.into_iter().map(|(event, class)| (event.to_owned(), class)).collect())
+    }
+}
+
+impl Default for Deflate {
+    fn default() -> Self {
+        Deflate { enabled: true, context_takeover: false, min_size: 256, level: 1 }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Cluster { routing: Routing::Local, bus: Bus::Redis, advertise: None, ready_needs_bus: false }
+    }
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Redis {
+            url: Secret("redis://127.0.0.1:6379".to_owned()),
+            prefix: "ws:".to_owned(),
+            batch_size: 512,
+            batch_delay_ms: 5,
+            timeout_ms: 1_000,
+            entry_ttl_ms: 3_600_000,
+            lease_ttl_ms: 10_000,
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain { grace_ms: 0, spread_ms: 5_000, deadline_ms: 25_000 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: LogLevel::Info, format: LogFormat::Text }
+    }
+}

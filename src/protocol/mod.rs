@@ -1,0 +1,3 @@
+//! What clients and gateway say to each other.
+
+pub mod class;
