@@ -1,8 +1,12 @@
 //! ringgate: a WebSocket gateway for Linux.
 
+pub mod auth;
 pub mod config;
 pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod protocol;
+pub mod settings;
+pub mod shard;
 pub mod time;
+pub mod ws;

@@ -1,3 +1,15 @@
 //! What clients and gateway say to each other.
 
+use serde::{Deserialize, Serialize};
+
 pub mod class;
+pub mod envelope;
+
+/// The `id` of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestId {
+    /// A string.
+    Text(Box<str>),
+    /// An integer.
+    Int(i64),
+}

@@ -1,0 +1,3 @@
+//! WebSocket, pure: handshake, frames, messages, compression, close.
+
+pub mod deflate;
