@@ -6,12 +6,14 @@
 
 pub mod class;
 pub mod envelope;
+mod fields;
 pub mod filter;
 pub mod name;
 pub mod permission;
 pub mod reply;
 pub mod request;
 mod scan;
+mod string;
 pub mod tags;
 
 pub use filter::Filter;

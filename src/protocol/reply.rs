@@ -18,7 +18,7 @@
 //! | [`batch`] | `{"type":"batch","messages":[..]}` |
 
 use super::request::{ErrorCode, RequestId};
-use super::scan::plain_prefix;
+use super::string::{push_quoted, quoted_len};
 use crate::ids::{ConnectionId, MessageId};
 
 /// The `type` of a message.
@@ -153,22 +153,22 @@ impl Kind {
 /// Appends the answer to a good token or identity. `session` names the session for a later resumption.
 pub fn auth_ok(out: &mut Vec<u8>, user: &str, connection: ConnectionId, node: &str, heartbeat_ms: u64, session: &str) {
     literal(out, r#"{"type":"auth:ok","userId":"#);
-    string(out, user);
+    push_quoted(out, user);
     literal(out, r#","connectionId":"#);
-    string(out, &connection.to_string());
+    push_quoted(out, &connection.to_string());
     literal(out, r#","node":"#);
-    string(out, node);
+    push_quoted(out, node);
     literal(out, r#","heartbeatMs":"#);
     unsigned(out, heartbeat_ms);
     literal(out, r#","session":"#);
-    string(out, session);
+    push_quoted(out, session);
     literal(out, "}");
 }
 
 /// Appends the answer to a bad token.
 pub fn auth_fail(out: &mut Vec<u8>, message: &str) {
     literal(out, r#"{"type":"auth:fail","message":"#);
-    string(out, message);
+    push_quoted(out, message);
     literal(out, "}");
 }
 
@@ -203,9 +203,9 @@ pub fn error(out: &mut Vec<u8>, id: Option<&RequestId>, code: ErrorCode, message
     literal(out, r#"{"type":"error""#);
     optional_id(out, id);
     literal(out, r#","code":"#);
-    string(out, code.name());
+    push_quoted(out, code.name());
     literal(out, r#","message":"#);
-    string(out, message);
+    push_quoted(out, message);
     literal(out, "}");
 }
 
@@ -226,7 +226,7 @@ pub fn presence(
     literal(out, r#","users":["#);
     for (index, (user, connections)) in users.iter().enumerate() {
         literal(out, if index == 0 { r#"{"userId":"# } else { r#",{"userId":"# });
-        string(out, user);
+        push_quoted(out, user);
         literal(out, r#","connections":"#);
         unsigned(out, u64::from(*connections));
         literal(out, "}");
@@ -252,9 +252,9 @@ pub fn user_left(out: &mut Vec<u8>, user: &str, room: &str) {
 
 fn user_in_room(out: &mut Vec<u8>, user: &str, room: &str) {
     literal(out, r#","userId":"#);
-    string(out, user);
+    push_quoted(out, user);
     literal(out, r#","roomId":"#);
-    string(out, room);
+    push_quoted(out, room);
     literal(out, "}");
 }
 
@@ -273,7 +273,7 @@ pub fn reconnect(out: &mut Vec<u8>, after_ms: u64, url: Option<&str>, reason: &s
     unsigned(out, after_ms);
     optional_string(out, r#","url":"#, url);
     literal(out, r#","reason":"#);
-    string(out, reason);
+    push_quoted(out, reason);
     literal(out, "}");
 }
 
@@ -298,7 +298,7 @@ fn literal(out: &mut Vec<u8>, text: &str) {
 fn optional_string(out: &mut Vec<u8>, label: &str, value: Option<&str>) {
     if let Some(value) = value {
         literal(out, label);
-        string(out, value);
+        push_quoted(out, value);
     }
 }
 
@@ -319,50 +319,6 @@ fn optional_id(out: &mut Vec<u8>, id: Option<&RequestId>) {
         }
         None => {}
     }
-}
-
-/// Appends a quoted string, escaped where RFC 8259 says it must be (section 7).
-fn string(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    let mut rest = text.as_bytes();
-    loop {
-        let (plain, special) = rest.split_at(plain_prefix(rest));
-        out.extend_from_slice(plain);
-        let Some((byte, after)) = special.split_first() else { break };
-        escape(out, *byte);
-        rest = after;
-    }
-    out.push(b'"');
-}
-
-#[cold]
-fn escape(out: &mut Vec<u8>, byte: u8) {
-    let short = match byte {
-        b'"' | b'\\' => byte,
-        0x08 => b'b',
-        0x0c => b'f',
-        b'\n' => b'n',
-        b'\r' => b'r',
-        b'\t' => b't',
-        _ => {
-            let hex = |digit: u8| if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
-            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', hex(byte >> 4), hex(byte & 15)]);
-            return;
-        }
-    };
-    out.extend_from_slice(&[b'\\', short]);
-}
-
-/// The bytes that [`string`] appends.
-fn quoted_len(text: &str) -> usize {
-    let extra = |byte: u8| match byte {
-        b'"' | b'\\' | 0x08 | 0x0c | b'\n' | b'\r' | b'\t' => 1,
-        0..0x20 => 5,
-        _ => 0,
-    };
-    let bytes = text.as_bytes();
-    let special = bytes.get(plain_prefix(bytes)..).unwrap_or_default();
-    2 + bytes.len() + special.iter().map(|byte| extra(*byte)).sum::<usize>()
 }
 
 /// Decimal digits of `number`.

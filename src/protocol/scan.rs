@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use super::string::{plain_prefix, unescape};
+
 /// Levels of arrays and objects that one value may have.
 ///
 /// A message wraps its content twice more (`batch`), and common JSON parsers stop at 127 levels: what we pass on, they can read.
@@ -137,46 +139,6 @@ impl<'a> Elements<'a> {
         }
         self.scanner.value().map(Some)
     }
-}
-
-/// How many bytes at the front of `bytes` stand for themselves in a JSON string: no quote, no backslash, no control character.
-#[inline]
-pub(super) fn plain_prefix(bytes: &[u8]) -> usize {
-    #[inline(always)]
-    fn special(byte: u8) -> bool {
-        byte < 0x20 || byte == b'"' || byte == b'\\'
-    }
-    let mut at = 0;
-    // Whole blocks without a branch inside: this becomes SIMD.
-    let (blocks, _) = bytes.as_chunks::<32>();
-    for block in blocks {
-        if block.iter().fold(false, |any, &byte| any | special(byte)) {
-            break;
-        }
-        at += 32;
-    }
-    let rest = bytes.get(at..).unwrap_or_default();
-    let (words, _) = rest.as_chunks::<8>();
-    for word in words {
-        let hits = special_in_word(u64::from_le_bytes(*word));
-        if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    let rest = bytes.get(at..).unwrap_or_default();
-    at + rest.iter().position(|&byte| special(byte)).unwrap_or(rest.len())
-}
-
-/// The top bit of each special byte, right for the lowest one (a borrow can only reach bytes above it).
-#[inline(always)]
-fn special_in_word(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
-    const TOPS: u64 = ONES << 7;
-    let quote = word ^ (ONES * b'"' as u64);
-    let backslash = word ^ (ONES * b'\\' as u64);
-    let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word;
-    (below(word, 0x20) | below(quote, 1) | below(backslash, 1)) & TOPS
 }
 
 struct Scanner<'a> {
@@ -410,45 +372,198 @@ fn closing(objects: u128) -> u8 {
     if objects & 1 == 1 { b'}' } else { b']' }
 }
 
-/// Resolves the escapes of a well-formed string. `None`: half a surrogate pair.
-#[cold]
-fn unescape(inner: &str) -> Option<String> {
-    let mut out = String::with_capacity(inner.len());
-    let mut rest = inner;
-    while let Some((plain, escape)) = rest.split_once('\\') {
-        out.push_str(plain);
-        let mut chars = escape.chars();
-        let decoded = match chars.next()? {
-            'b' => '\u{8}',
-            'f' => '\u{c}',
-            'n' => '\n',
-            'r' => '\r',
-            't' => '\t',
-            'u' => {
-                let (decoded, len) = unescape_unicode(escape)?;
-                out.push(decoded);
-                rest = escape.get(len..)?;
-                continue;
-            }
-            itself => itself,
-        };
-        out.push(decoded);
-        rest = chars.as_str();
-    }
-    out.push_str(rest);
-    Some(out)
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-/// The character of `u1234` or `ud83d\ude00` at the front of `escape`, and how long that was.
-fn unescape_unicode(escape: &str) -> Option<(char, usize)> {
-    let unit = |at: usize| u32::from_str_radix(escape.get(at..at + 4)?, 16).ok();
-    let first = unit(1)?;
-    if !(0xd800..0xe000).contains(&first) {
-        return Some((char::from_u32(first)?, 5));
+    use super::*;
+
+    /// Reads everything there is to read, by value and by member.
+    fn scan(text: &str) -> Result<(), ScanError> {
+        let whole = Raw::parse(text).map(|_| ());
+        if let Some(mut members) = Members::new(text) {
+            let by_member = std::iter::from_fn(|| members.next().transpose()).try_for_each(|member| member.map(|_| ()));
+            if whole != Err(ScanError::Nesting) && by_member != Err(ScanError::Nesting) {
+                assert_eq!(by_member, whole, "{text}");
+            }
+        }
+        if let Some(mut elements) = Elements::new(text) {
+            let by_element =
+                std::iter::from_fn(|| elements.next().transpose()).try_for_each(|element| element.map(|_| ()));
+            if whole != Err(ScanError::Nesting) && by_element != Err(ScanError::Nesting) {
+                assert_eq!(by_element, whole, "{text}");
+            }
+        }
+        whole
     }
-    if first >= 0xdc00 || escape.get(5..7)? != "\\u" {
-        return None;
+
+    fn agrees_with_serde_json(text: &str) {
+        let oracle = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+        match scan(text) {
+            Ok(()) => assert!(oracle, "accepted {text:?}"),
+            Err(ScanError::Syntax) => assert!(!oracle, "refused {text:?}"),
+            Err(ScanError::Nesting) => {}
+        }
     }
-    let second = unit(7)?.checked_sub(0xdc00).filter(|&low| low < 0x400)?;
-    Some((char::from_u32(0x10000 + ((first - 0xd800) << 10) + second)?, 11))
+
+    #[test]
+    fn the_grammar_is_the_rfc() {
+        let good = [
+            "null",
+            "true",
+            "false",
+            "0",
+            "-0",
+            "-0.0e-0",
+            "1E+2",
+            "123.456e7",
+            "\"\"",
+            "[]",
+            "{}",
+            " [ ] ",
+            "{ }\n",
+            "[[],{}]",
+            "[1,2]",
+            r#"{"a":1,"b":[{"c":null}],"a":{}}"#,
+            r#"["\u00e9\ud800"]"#,
+            "\t\r\n 1 ",
+            "\"\u{7f}\u{2028}\"",
+        ];
+        let bad = [
+            "",
+            " ",
+            "nul",
+            "nulll",
+            "tru",
+            "True",
+            "01",
+            "-",
+            "+1",
+            "1.",
+            ".5",
+            "1e",
+            "1e+",
+            "0x1",
+            "NaN",
+            "Infinity",
+            "\"",
+            "\"\n\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\u123",
+            "[",
+            "]",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "{",
+            "}",
+            "{]",
+            "[}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{1:1}",
+            "{\"a\" 1}",
+            "{'a':1}",
+            "1 2",
+            "[]]",
+            "{}{}",
+            "\u{feff}1",
+            "1\u{a0}",
+            "// c\n1",
+            "{\"a\":[1}",
+            "[{\"a\":1]",
+            "[\"a\":1]",
+        ];
+        for text in good {
+            assert_eq!(scan(text), Ok(()), "{text:?}");
+            agrees_with_serde_json(text);
+        }
+        for text in bad {
+            assert_eq!(scan(text), Err(ScanError::Syntax), "{text:?}");
+            agrees_with_serde_json(text);
+        }
+    }
+
+    #[test]
+    fn members_and_elements_are_the_very_text() {
+        let mut members = Members::new(" { \"a\" : [1, 2] , \"b\\n\":\"x\" } ").unwrap();
+        let (name, value) = members.next().unwrap().unwrap();
+        assert_eq!((name.text(), value.text(), value.kind()), ("\"a\"", "[1, 2]", Kind::Array));
+        let mut elements = Elements::new(value.text()).unwrap();
+        assert_eq!(elements.next().unwrap().unwrap().text(), "1");
+        assert_eq!(elements.next().unwrap().unwrap().text(), "2");
+        assert_eq!(elements.next(), Ok(None));
+        let (name, value) = members.next().unwrap().unwrap();
+        assert_eq!(name.string().unwrap(), "b\n");
+        assert!(matches!(value.string(), Some(Cow::Borrowed("x"))));
+        assert_eq!(members.next().map(|member| member.is_some()), Ok(false));
+        assert_eq!(members.next().map(|member| member.is_some()), Ok(false));
+        assert!(Members::new("[]").is_none() && Elements::new("{}").is_none() && Members::new("").is_none());
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_without_a_deep_stack() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert_eq!(scan(&nested(100)), Ok(()));
+        assert_eq!(scan(&nested(101)), Err(ScanError::Nesting));
+        assert_eq!(scan(&"[".repeat(1_000_000)), Err(ScanError::Nesting));
+        assert_eq!(scan(&"{\"a\":".repeat(1_000_000)), Err(ScanError::Nesting));
+        let objects = |levels: usize| format!("{}1{}", "{\"a\":[".repeat(levels), "]}".repeat(levels));
+        assert_eq!(scan(&objects(50)), Ok(()));
+        assert_eq!(scan(&objects(51)), Err(ScanError::Nesting));
+        // Wide is not deep.
+        assert_eq!(scan(&format!("[{}[]]", "[],".repeat(10_000))), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_serde_json_on_texts_made_of_json_pieces(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "{", "}", "[", "]", ",", ":", "\"a\"", "\"\\n\"", "\"", "1", "-", "0", ".", "e", "true", "null", " ", "\\", "\\ud800", "é", "\n",
+                ]),
+                0..14,
+            ),
+        ) {
+            agrees_with_serde_json(&pieces.concat());
+        }
+
+        #[test]
+        fn agrees_with_serde_json_on_json_with_a_byte_changed(
+            value in json(), at in any::<prop::sample::Index>(), byte in 0u8..0x80,
+        ) {
+            agrees_with_serde_json(&value);
+            prop_assert_eq!(scan(&value), Ok(()));
+            let mut bytes = value.into_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(text) = String::from_utf8(bytes) {
+                agrees_with_serde_json(&text);
+            }
+        }
+    }
+
+    /// Any JSON value of a few levels.
+    fn json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            any::<bool>().prop_map(|b| b.to_string()),
+            any::<f64>().prop_filter("finite", |f| f.is_finite()).prop_map(|f| format!("{f:e}")),
+            any::<i64>().prop_map(|i| i.to_string()),
+            any::<String>().prop_map(|s| serde_json::to_string(&s).unwrap()),
+        ];
+        leaf.prop_recursive(4, 24, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(|v| format!("[{}]", v.join(" ,"))),
+                prop::collection::vec((any::<String>(), inner), 0..5).prop_map(|v| {
+                    let members: Vec<_> =
+                        v.into_iter().map(|(k, v)| format!("{}:\t{v}", serde_json::to_string(&k).unwrap())).collect();
+                    format!("{{{}}}", members.join(","))
+                }),
+            ]
+        })
+    }
 }
