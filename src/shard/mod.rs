@@ -8,6 +8,7 @@ use crate::settings::Settings;
 use crate::time::Now;
 
 pub mod event;
+pub mod outbox;
 
 use event::{Action, Event, Gathered};
 
