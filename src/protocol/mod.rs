@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 pub mod class;
 pub mod envelope;
+pub mod permission;
+pub mod request;
 
 /// The `id` of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
