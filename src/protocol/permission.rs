@@ -15,7 +15,11 @@ impl Permissions {
     /// Parses `verb:pattern` entries.
     pub fn parse<'a>(entries: impl Iterator<Item = &'a str>) -> Result<Self, PermissionError> {
         let verbs = ["send", "join", "subscribe", "publish", "presence"];
-        let good = |e: &&str| *e == "broadcast" || e.split_once(':').is_some_and(|(v, p)| verbs.contains(&v) && !p.is_empty());
-        entries.map(|e| if good(&e) { Ok(e.to_owned()) } else { Err(PermissionError) }).collect::<Result<_, _>>().map(Permissions)
+        let good =
+            |e: &&str| *e == "broadcast" || e.split_once(':').is_some_and(|(v, p)| verbs.contains(&v) && !p.is_empty());
+        entries
+            .map(|e| if good(&e) { Ok(e.to_owned()) } else { Err(PermissionError) })
+            .collect::<Result<_, _>>()
+            .map(Permissions)
     }
 }
