@@ -12,3 +12,11 @@ pub struct Claims {
     /// Rooms to join at once.
     pub rooms: Vec<Box<str>>,
 }
+/// k
+#[derive(Default)]
+pub struct KeyMaterial {
+    ///
+    pub pem: Vec<(String, Vec<u8>)>,
+    ///
+    pub jwks: Option<(String, Vec<u8>)>,
+}

@@ -6,6 +6,7 @@
 
 pub mod class;
 pub mod envelope;
+<<<<<<< HEAD
 mod fields;
 pub mod filter;
 pub mod name;
@@ -15,6 +16,10 @@ pub mod request;
 mod scan;
 mod string;
 pub mod tags;
+=======
+pub mod permission;
+pub mod request;
+>>>>>>> config
 
 pub use filter::Filter;
 pub use name::{RESERVED_USER, valid_name};
