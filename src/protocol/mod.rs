@@ -6,7 +6,6 @@
 
 pub mod class;
 pub mod envelope;
-<<<<<<< HEAD
 mod fields;
 pub mod filter;
 pub mod name;
@@ -16,13 +15,10 @@ pub mod request;
 mod scan;
 mod string;
 pub mod tags;
-=======
-pub mod permission;
-pub mod request;
->>>>>>> config
 
 pub use filter::Filter;
-pub use name::{RESERVED_USER, valid_name};
+pub use name::{RESERVED_USER, valid_name, valid_user};
 pub use permission::{Permissions, Verb};
-pub use request::{ErrorCode, RequestId};
+pub use reply::OkFields;
+pub use request::{ErrorCode, Request, RequestId, parse};
 pub use tags::Tags;

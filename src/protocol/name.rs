@@ -12,6 +12,11 @@ pub fn valid_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_BYTES_MAX && !has_control(name)
 }
 
+/// Whether `name` may name a user.
+pub fn valid_user(name: &str) -> bool {
+    valid_name(name) && name != RESERVED_USER
+}
+
 /// Whether `text` holds a control character: C0, DEL or C1.
 pub(super) fn has_control(text: &str) -> bool {
     let (mut control, mut ascii) = (false, true);

@@ -17,6 +17,8 @@ pub struct Advance {
     pub now_flowing: bool,
     /// Nothing is queued any more.
     pub empty: bool,
+    /// Frames whose last byte was taken.
+    pub frames: u32,
 }
 
 impl Outbox {
@@ -58,6 +60,7 @@ impl Outbox {
         assert!(sent <= self.bytes, "sent {sent} of {} bytes queued", self.bytes);
         self.bytes -= sent;
         let mut left = sent;
+        let mut frames = 0;
         while let Some(head) = &self.head {
             let rest = head.frame.len() - self.head_sent;
             if left < rest {
@@ -66,6 +69,7 @@ impl Outbox {
             }
             left -= rest;
             self.head_sent = 0;
+            frames += 1;
             self.take_head();
             self.promote();
         }
@@ -73,7 +77,7 @@ impl Outbox {
         if self.closing == Closing::Now {
             self.discard_messages();
         }
-        Advance { now_flowing: self.flow_again(), empty: self.head.is_none() }
+        Advance { now_flowing: self.flow_again(), empty: self.head.is_none(), frames }
     }
 
     /// Takes the next message out, to be transformed (compressed with context, batched) and given back by [`commit`](Self::commit).
