@@ -96,7 +96,7 @@ impl Filter {
 }
 
 impl Node {
-    /// Recursive: a filter has at most [`FILTER_DEPTH_MAX`] levels, and twice that with what `neq` and `nin` are made of.
+    /// Recursive: a filter has at most [`FILTER_DEPTH_MAX`] levels, and one more below for `neq` and `nin`.
     fn matches(&self, tags: &Tags) -> bool {
         let scalar = |key: &str| match tags.get(key) {
             Some(TagValue::Scalar(scalar)) => Some(scalar),
