@@ -96,7 +96,7 @@ impl Filter {
 }
 
 impl Node {
-    /// Recursive: a filter has at most [`FILTER_DEPTH_MAX`] levels, and twice that with what `neq` and `nin` are made of.
+    /// Recursive: a filter has at most [`FILTER_DEPTH_MAX`] levels, and one more below for `neq` and `nin`.
     fn matches(&self, tags: &Tags) -> bool {
         let scalar = |key: &str| match tags.get(key) {
             Some(TagValue::Scalar(scalar)) => Some(scalar),
@@ -309,4 +309,231 @@ fn wrong(path: &Path<'_>, field: &str, found: Option<Raw<'_>>, expected: &str) -
         Some((kind, _)) => Cow::Borrowed(kind.name()),
     };
     FilterError(format!("{path}.{field} is {found}; expected {expected}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn matches(filter: &str, tags: &str) -> bool {
+        Filter::parse(filter).unwrap().matches(&Tags::parse(tags).unwrap())
+    }
+
+    #[test]
+    fn every_op_decides_as_documented() {
+        const TAGS: &str = r#"{"s":"gold","n":5,"f":2.5,"b":true,"at":[52.52,13.405],"odd":[500,0]}"#;
+        let table = [
+            (r#"{"op":"eq","key":"s","val":"gold"}"#, true),
+            (r#"{"op":"eq","key":"s","val":"Gold"}"#, false),
+            (r#"{"op":"eq","key":"n","val":5.0}"#, true),
+            (r#"{"op":"eq","key":"n","val":"5"}"#, false),
+            (r#"{"op":"eq","key":"b","val":true}"#, true),
+            (r#"{"op":"eq","key":"none","val":1}"#, false),
+            (r#"{"op":"neq","key":"s","val":"gold"}"#, false),
+            (r#"{"op":"neq","key":"n","val":6}"#, true),
+            (r#"{"op":"neq","key":"none","val":1}"#, true),
+            (r#"{"op":"neq","key":"at","val":1}"#, true),
+            (r#"{"op":"in","key":"n","vals":["x",7,5.0,true]}"#, true),
+            (r#"{"op":"in","key":"n","vals":["5",true]}"#, false),
+            (r#"{"op":"in","key":"n","vals":[]}"#, false),
+            (r#"{"op":"in","key":"none","vals":[1]}"#, false),
+            (r#"{"op":"nin","key":"n","vals":[5]}"#, false),
+            (r#"{"op":"nin","key":"none","vals":[5]}"#, true),
+            (r#"{"op":"gt","key":"n","val":4.9}"#, true),
+            (r#"{"op":"gt","key":"n","val":5}"#, false),
+            (r#"{"op":"gte","key":"n","val":5}"#, true),
+            (r#"{"op":"lt","key":"f","val":3}"#, true),
+            (r#"{"op":"lte","key":"f","val":2.5}"#, true),
+            (r#"{"op":"lte","key":"f","val":2}"#, false),
+            (r#"{"op":"gt","key":"s","val":"gold"}"#, false),
+            (r#"{"op":"gt","key":"s","val":"gol"}"#, true),
+            (r#"{"op":"lt","key":"s","val":7}"#, false),
+            (r#"{"op":"gte","key":"none","val":0}"#, false),
+            (r#"{"op":"exists","key":"at"}"#, true),
+            (r#"{"op":"exists","key":"none"}"#, false),
+            (r#"{"op":"prefix","key":"s","val":"go"}"#, true),
+            (r#"{"op":"prefix","key":"s","val":""}"#, true),
+            (r#"{"op":"prefix","key":"s","val":"old"}"#, false),
+            (r#"{"op":"prefix","key":"n","val":""}"#, false),
+            // Berlin to Potsdam's New Palace is about 30 km.
+            (r#"{"op":"within","key":"at","lat":52.401,"lon":13.016,"radius_m":31000}"#, true),
+            (r#"{"op":"within","key":"at","lat":52.401,"lon":13.016,"radius_m":29000}"#, false),
+            (r#"{"op":"within","key":"at","lat":52.52,"lon":13.405,"radius_m":0}"#, true),
+            (r#"{"op":"within","key":"odd","lat":0,"lon":0,"radius_m":1e12}"#, false),
+            (r#"{"op":"within","key":"s","lat":0,"lon":0,"radius_m":1e12}"#, false),
+            (r#"{"op":"and","nodes":[{"op":"exists","key":"s"},{"op":"exists","key":"n"}]}"#, true),
+            (r#"{"op":"and","nodes":[{"op":"exists","key":"s"},{"op":"exists","key":"x"}]}"#, false),
+            (r#"{"op":"or","nodes":[{"op":"exists","key":"x"},{"op":"exists","key":"n"}]}"#, true),
+            (r#"{"op":"or","nodes":[{"op":"exists","key":"x"}]}"#, false),
+            (r#"{"op":"not","nodes":[{"op":"exists","key":"x"}],"comment":[1]}"#, true),
+        ];
+        for (filter, expected) in table {
+            assert_eq!(matches(filter, TAGS), expected, "{filter}");
+        }
+        assert!(!Filter::parse(r#"{"op":"exists","key":"s"}"#).unwrap().matches(&Tags::default()));
+    }
+
+    #[test]
+    fn distances_are_those_of_a_sphere() {
+        let quarter = EARTH_RADIUS_M * std::f64::consts::FRAC_PI_2;
+        let table = [
+            ([0.0, 0.0], [0.0, 90.0], quarter),
+            ([90.0, 0.0], [0.0, 123.0], quarter),
+            ([0.0, 179.0], [0.0, -179.0], quarter / 45.0),
+            ([10.0, 20.0], [-10.0, -160.0], 2.0 * quarter),
+            ([52.520008, 13.404954], [48.856613, 2.352222], 877_464.0),
+        ];
+        for (a, b, expected) in table {
+            assert!((distance_m(a, b) - expected).abs() < 10.0, "{a:?} {b:?} {}", distance_m(a, b));
+            assert!((distance_m(a, b) - distance_m(b, a)).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let deep = |levels: usize| {
+            let leaf = r#"{"op":"exists","key":"k"}"#;
+            format!("{}{leaf}{}", r#"{"op":"not","nodes":["#.repeat(levels - 1), "]}".repeat(levels - 1))
+        };
+        let wide = |nodes: usize| {
+            let leaves = vec![r#"{"op":"exists","key":"k"}"#; nodes - 1];
+            format!(r#"{{"op":"or","nodes":[{}]}}"#, leaves.join(","))
+        };
+        let vals = |n: usize| format!(r#"{{"op":"in","key":"k","vals":[{}]}}"#, vec!["1"; n].join(","));
+        for good in [deep(8), wide(64), vals(128)] {
+            assert!(Filter::parse(&good).is_ok(), "{good}");
+        }
+        let (too_deep, too_wide, too_many) = (deep(9), wide(65), vals(129));
+        let long_key = format!(r#"{{"op":"exists","key":"{}"}}"#, "k".repeat(129));
+        let table = [
+            ("", "filter is not JSON"),
+            ("[]", "filter is an array; expected an object with an op"),
+            (
+                "{}",
+                "filter.op is missing; expected eq, neq, in, nin, gt, gte, lt, lte, exists, prefix, within, and, or or not",
+            ),
+            (r#"{"op":"like"}"#, "filter.op is \"like\"; expected eq,"),
+            (r#"{"op":7}"#, "filter.op is 7; expected eq,"),
+            (r#"{"op":"eq","val":1}"#, "filter.key is missing; expected a string of 1 to 128 bytes"),
+            (r#"{"op":"exists","key":""}"#, "filter.key is \"\"; expected"),
+            (&long_key, "filter.key is a string; expected a string of 1 to 128 bytes"),
+            (r#"{"op":"gt","key":"k"}"#, "filter.val is missing; expected a string, a finite number or a boolean"),
+            (r#"{"op":"gt","key":"k","val":[1]}"#, "filter.val is an array; expected"),
+            (r#"{"op":"eq","key":"k","val":null}"#, "filter.val is null; expected"),
+            (r#"{"op":"eq","key":"k","val":1e400}"#, "filter.val is 1e400; expected"),
+            (r#"{"op":"prefix","key":"k","val":1}"#, "filter.val is 1; expected a string for prefix"),
+            (r#"{"op":"in","key":"k","val":1}"#, "filter.vals is missing; expected an array of at most 128"),
+            (r#"{"op":"nin","key":"k","vals":[{}]}"#, "filter.vals is an array; expected an array of at most 128"),
+            (&too_many, "filter.vals is an array; expected an array of at most 128"),
+            (r#"{"op":"and"}"#, "filter.nodes is missing; expected an array of at least one node"),
+            (r#"{"op":"or","nodes":[]}"#, "filter.nodes is an array; expected an array of at least one node"),
+            (r#"{"op":"not","nodes":{}}"#, "filter.nodes is an object; expected an array of at least one node"),
+            (
+                r#"{"op":"not","nodes":[{"op":"exists","key":"a"},{"op":"exists","key":"b"}]}"#,
+                "filter.nodes is an array; expected an array of exactly one node for not",
+            ),
+            (
+                r#"{"op":"and","nodes":[{"op":"exists","key":"a"},{"op":"or","nodes":[3]}]}"#,
+                "filter.nodes[1].nodes[0] is a number; expected an object with an op",
+            ),
+            (
+                r#"{"op":"within","key":"k","lon":0,"radius_m":1}"#,
+                "filter.lat is missing; expected a number from -90 to 90",
+            ),
+            (
+                r#"{"op":"within","key":"k","lat":91,"lon":0,"radius_m":1}"#,
+                "filter.lat is 91; expected a number from -90",
+            ),
+            (r#"{"op":"within","key":"k","lat":0,"lon":181,"radius_m":1}"#, "filter.lon is 181; expected"),
+            (r#"{"op":"within","key":"k","lat":0,"lon":0,"radius_m":-1}"#, "filter.radius_m is -1; expected metres"),
+            (&too_deep, "filter has more than 8 levels"),
+            (&too_wide, "filter has more than 64 nodes"),
+        ];
+        for (filter, expected) in table {
+            let error = Filter::parse(filter).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{filter}: {error}");
+        }
+    }
+
+    /// What a filter means, said again as plainly as possible, on the JSON itself.
+    fn naive(filter: &Value, tags: &Value) -> bool {
+        fn compare(a: &Value, b: &Value) -> Option<Ordering> {
+            match (a, b) {
+                (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
+                (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
+                (Value::Number(a), Value::Number(b)) => a.as_f64()?.partial_cmp(&b.as_f64()?),
+                _ => None,
+            }
+        }
+        let nodes = || filter["nodes"].as_array().unwrap().iter();
+        let tag = tags.get(filter["key"].as_str().unwrap_or_default());
+        let order = || compare(tag?, &filter["val"]);
+        let is_in = || {
+            filter["vals"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|val| tag.and_then(|tag| compare(tag, val)).is_some_and(Ordering::is_eq))
+        };
+        match filter["op"].as_str().unwrap() {
+            "and" => nodes().all(|node| naive(node, tags)),
+            "or" => nodes().any(|node| naive(node, tags)),
+            "not" => !nodes().any(|node| naive(node, tags)),
+            "eq" => order() == Some(Ordering::Equal),
+            "neq" => order() != Some(Ordering::Equal),
+            "in" => is_in(),
+            "nin" => !is_in(),
+            "gt" => order() == Some(Ordering::Greater),
+            "gte" => order() == Some(Ordering::Greater) || order() == Some(Ordering::Equal),
+            "lt" => order() == Some(Ordering::Less),
+            "lte" => order() == Some(Ordering::Less) || order() == Some(Ordering::Equal),
+            "exists" => tag.is_some(),
+            "prefix" => tag.and_then(Value::as_str).is_some_and(|tag| tag.starts_with(filter["val"].as_str().unwrap())),
+            op => panic!("{op}"),
+        }
+    }
+
+    fn scalar() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            (-3i64..4).prop_map(|i| json!(i)),
+            (-6i64..7).prop_map(|i| json!(i as f64 / 2.0)),
+            "[ab]{0,2}".prop_map(|s| json!(s)),
+            any::<bool>().prop_map(|b| json!(b)),
+        ]
+    }
+
+    fn filter() -> impl Strategy<Value = Value> {
+        let op = prop::sample::select(vec!["eq", "neq", "gt", "gte", "lt", "lte", "exists", "in", "nin", "prefix"]);
+        let leaf = (op, "[xyz]", scalar(), prop::collection::vec(scalar(), 0..4), "[ab]{0,2}").prop_map(
+            |(op, key, val, vals, prefix)| match op {
+                "prefix" => json!({"op": op, "key": key, "val": prefix}),
+                _ => json!({"op": op, "key": key, "val": val, "vals": vals}),
+            },
+        );
+        leaf.prop_recursive(4, 16, 3, |inner| {
+            prop_oneof![
+                (prop::sample::select(vec!["and", "or"]), prop::collection::vec(inner.clone(), 1..4))
+                    .prop_map(|(op, nodes)| json!({"op": op, "nodes": nodes})),
+                inner.prop_map(|node| json!({"op": "not", "nodes": [node]})),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_naive_evaluation(
+            filter in filter(), tags in prop::collection::btree_map("[xyz]", prop_oneof![scalar(), Just(json!([1, 2]))], 0..4),
+        ) {
+            let tags = json!(tags);
+            let parsed = Filter::parse(&filter.to_string()).unwrap();
+            let parsed_tags = Tags::parse(&tags.to_string()).unwrap();
+            prop_assert_eq!(parsed.matches(&parsed_tags), naive(&filter, &tags), "{} {}", filter, tags);
+            // And after crossing to another shard or node.
+            let bytes = postcard::to_allocvec(&parsed).unwrap();
+            prop_assert_eq!(postcard::from_bytes::<Filter>(&bytes).unwrap(), parsed);
+        }
+    }
 }

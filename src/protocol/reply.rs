@@ -339,3 +339,170 @@ fn unsigned(out: &mut Vec<u8>, number: u64) {
     }
     out.extend_from_slice(text.get(text.len() - digits(number)..).unwrap_or_default());
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::ids::ShardId;
+
+    const ID: MessageId = MessageId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+    const ID_TEXT: &str = "014D2PF2DBSQQG28T5CY4TQKFF";
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = b"kept".to_vec();
+        write(&mut out);
+        let text = String::from_utf8(out).unwrap();
+        text.strip_prefix("kept").unwrap().to_owned()
+    }
+
+    fn check(write: impl FnOnce(&mut Vec<u8>), expected: &str) {
+        let text = written(write);
+        assert_eq!(text, expected);
+        serde_json::from_str::<Value>(&text).unwrap();
+    }
+
+    fn head() -> MessageHead<'static> {
+        MessageHead {
+            kind: Kind::Message,
+            id: ID,
+            from: None,
+            content: "1",
+            timestamp_ms: 0,
+            room: None,
+            channel: None,
+            event: None,
+            tags_raw: None,
+        }
+    }
+
+    #[test]
+    fn messages_are_written_as_documented() {
+        check(
+            |out| message(out, &head()),
+            &format!(r#"{{"type":"message","id":"{ID_TEXT}","content":1,"timestamp":0}}"#),
+        );
+        let full = MessageHead {
+            kind: Kind::Broadcast,
+            from: Some("al\"ice"),
+            content: r#"{ "a": ["\n"] }"#,
+            timestamp_ms: 1_700_000_000_123,
+            room: Some("r"),
+            channel: Some("c"),
+            event: Some("e"),
+            tags_raw: Some(r#"{"k": 1}"#),
+            ..head()
+        };
+        check(
+            |out| message(out, &full),
+            &format!(
+                r#"{{"type":"broadcast","id":"{ID_TEXT}","from":"al\"ice","content":{{ "a": ["\n"] }},"timestamp":1700000000123,"roomId":"r","channel":"c","event":"e","tags":{{"k": 1}}}}"#
+            ),
+        );
+    }
+
+    #[test]
+    fn answers_are_written_as_documented() {
+        let (text, int) = (RequestId::Text("a\"\n".into()), RequestId::Int(i64::MIN));
+        let connection = ConnectionId { shard: ShardId(1), slot: 2, generation: 3 };
+        check(
+            |out| auth_ok(out, "u", connection, "n-1", 30_000, "s"),
+            r#"{"type":"auth:ok","userId":"u","connectionId":"00010000000200000003","node":"n-1","heartbeatMs":30000,"session":"s"}"#,
+        );
+        check(|out| auth_fail(out, "expired"), r#"{"type":"auth:fail","message":"expired"}"#);
+        check(|out| pong(out, None, 7), r#"{"type":"pong","ts":7}"#);
+        check(|out| pong(out, Some(&int), 7), r#"{"type":"pong","ts":7,"id":-9223372036854775808}"#);
+        check(|out| ok(out, &text, &OkFields::default()), r#"{"type":"ok","id":"a\"\n"}"#);
+        let joined = OkFields { room: Some("r"), local: true, ..OkFields::default() };
+        check(|out| ok(out, &RequestId::Int(0), &joined), r#"{"type":"ok","id":0,"roomId":"r","local":true}"#);
+        let subscribed = OkFields { channel: Some("c"), ..OkFields::default() };
+        check(|out| ok(out, &RequestId::Int(12), &subscribed), r#"{"type":"ok","id":12,"channel":"c"}"#);
+        for (status, name) in [
+            (Status::Delivered, "delivered"),
+            (Status::Stored, "stored"),
+            (Status::Offline, "offline"),
+            (Status::Dropped, "dropped"),
+        ] {
+            let sent = OkFields { message_id: Some(ID), status: Some(status), ..OkFields::default() };
+            check(
+                |out| ok(out, &RequestId::Int(-1), &sent),
+                &format!(r#"{{"type":"ok","id":-1,"messageId":"{ID_TEXT}","status":"{name}"}}"#),
+            );
+        }
+        check(
+            |out| error(out, None, ErrorCode::BadJson, "Invalid JSON"),
+            r#"{"type":"error","code":"bad_json","message":"Invalid JSON"}"#,
+        );
+        check(
+            |out| error(out, Some(&int), ErrorCode::TooManyRooms, "no"),
+            r#"{"type":"error","id":-9223372036854775808,"code":"too_many_rooms","message":"no"}"#,
+        );
+    }
+
+    #[test]
+    fn notices_are_written_as_documented() {
+        check(
+            |out| presence(out, None, Place::Room("r"), &[], 0, 0, false),
+            r#"{"type":"presence","roomId":"r","users":[],"userCount":0,"connectionCount":0,"truncated":false}"#,
+        );
+        check(
+            |out| presence(out, Some(&RequestId::Int(1)), Place::Channel("c"), &[("a", 1), ("b\\", 20)], 3, 22, true),
+            r#"{"type":"ok","id":1,"channel":"c","users":[{"userId":"a","connections":1},{"userId":"b\\","connections":20}],"userCount":3,"connectionCount":22,"truncated":true}"#,
+        );
+        check(|out| user_joined(out, "u", "r"), r#"{"type":"user:joined","userId":"u","roomId":"r"}"#);
+        check(|out| user_left(out, "u", "r"), r#"{"type":"user:left","userId":"u","roomId":"r"}"#);
+        check(|out| gap(out, None, 3), r#"{"type":"gap","dropped":3}"#);
+        check(|out| gap(out, Some(Place::Room("r")), u32::MAX), r#"{"type":"gap","roomId":"r","dropped":4294967295}"#);
+        check(|out| gap(out, Some(Place::Channel("c")), 1), r#"{"type":"gap","channel":"c","dropped":1}"#);
+        check(|out| reconnect(out, 0, None, "draining"), r#"{"type":"reconnect","afterMs":0,"reason":"draining"}"#);
+        check(
+            |out| reconnect(out, 1500, Some("wss://b.example/ws?moved=1"), "moved"),
+            r#"{"type":"reconnect","afterMs":1500,"url":"wss://b.example/ws?moved=1","reason":"moved"}"#,
+        );
+        let none: [&[u8]; 0] = [];
+        check(|out| batch(out, none), r#"{"type":"batch","messages":[]}"#);
+        check(|out| batch(out, [b"{}".as_slice(), b"1", b"[]"]), r#"{"type":"batch","messages":[{},1,[]]}"#);
+    }
+
+    #[test]
+    fn integers_are_written_at_every_length() {
+        for power in 0..20 {
+            for number in [10u64.pow(power), 10u64.pow(power) - 1, u64::MAX] {
+                let text = written(|out| unsigned(out, number));
+                assert_eq!(text, number.to_string());
+                assert_eq!(digits(number), text.len());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_is_read_back_and_fills_its_capacity_exactly(
+            from in prop::option::of(any::<String>()),
+            room in prop::option::of("[\\x00-\\x7f]{0,40}"),
+            channel in prop::option::of(any::<String>()),
+            event in prop::option::of(any::<String>()),
+            content in any::<String>(),
+            timestamp_ms in any::<u64>(),
+            id in any::<u128>(),
+        ) {
+            let raw = serde_json::to_string(&content).unwrap();
+            let m = MessageHead {
+                id: MessageId(id), from: from.as_deref(), content: &raw, timestamp_ms,
+                room: room.as_deref(), channel: channel.as_deref(), event: event.as_deref(), tags_raw: None, ..head()
+            };
+            let mut out = Vec::with_capacity(message_capacity(&m));
+            message(&mut out, &m);
+            prop_assert_eq!(out.len(), message_capacity(&m));
+            let mut expected = json!({"type": "message", "id": MessageId(id).to_string(), "content": content, "timestamp": timestamp_ms});
+            for (field, value) in [("from", from), ("roomId", room), ("channel", channel), ("event", event)] {
+                if let Some(value) = value {
+                    expected[field] = json!(value);
+                }
+            }
+            prop_assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
+        }
+    }
+}

@@ -51,9 +51,18 @@ pub(super) fn plain_prefix(bytes: &[u8]) -> usize {
     fn special(byte: u8) -> bool {
         byte < 0x20 || byte == b'"' || byte == b'\\'
     }
+    // Most strings are names: they end within the first words, before a block would pay.
+    let (words, _) = bytes.as_chunks::<8>();
     let mut at = 0;
+    for word in words.iter().take(2) {
+        let hits = special_in_word(u64::from_le_bytes(*word));
+        if hits != 0 {
+            return at + hits.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
     // Whole blocks without a branch inside: this becomes SIMD.
-    let (blocks, _) = bytes.as_chunks::<32>();
+    let (blocks, _) = bytes.get(at..).unwrap_or_default().as_chunks::<32>();
     for block in blocks {
         if block.iter().fold(false, |any, &byte| any | special(byte)) {
             break;
