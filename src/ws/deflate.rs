@@ -136,3 +136,138 @@ fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
     })
     .map(|part| part.trim_matches([' ', '\t']))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(server_fresh: bool, client_fresh: bool, server_bits: u8, client_bits: u8) -> DeflateParams {
+        DeflateParams {
+            server_no_context_takeover: server_fresh,
+            client_no_context_takeover: client_fresh,
+            server_max_window_bits: server_bits,
+            client_max_window_bits: client_bits,
+        }
+    }
+
+    fn check(context_takeover: bool, headers: &[&str], expect: Option<DeflateParams>) {
+        let config = config::Deflate { context_takeover, ..config::Deflate::default() };
+        assert_eq!(negotiate(headers.iter().map(|h| h.as_bytes()), &config), expect, "{headers:?}");
+    }
+
+    #[test]
+    fn first_acceptable_offer_is_taken() {
+        // What is asked for on both sides, with context takeover allowed.
+        let table: [(&[&str], Option<DeflateParams>); 42] = [
+            (&[], None),
+            (&[""], None),
+            (&["x-webkit-deflate-frame"], None),
+            (&["permessage-deflate"], Some(params(false, false, 15, 15))),
+            (&["permessage-deflate; client_max_window_bits"], Some(params(false, false, 15, 15))),
+            (
+                &["permessage-deflate;client_no_context_takeover ; client_max_window_bits"],
+                Some(params(false, true, 15, 15)),
+            ),
+            (&["permessage-deflate; server_no_context_takeover"], Some(params(true, false, 15, 15))),
+            (
+                &["permessage-deflate; server_no_context_takeover; client_no_context_takeover"],
+                Some(params(true, true, 15, 15)),
+            ),
+            // Autobahn 13.3 to 13.7
+            (
+                &["permessage-deflate; client_no_context_takeover; client_max_window_bits; server_max_window_bits=9"],
+                Some(params(false, true, 9, 15)),
+            ),
+            (
+                &["permessage-deflate; client_no_context_takeover; client_max_window_bits; server_max_window_bits=15"],
+                Some(params(false, true, 15, 15)),
+            ),
+            (
+                &["permessage-deflate; client_no_context_takeover; client_max_window_bits; \
+                   server_no_context_takeover; server_max_window_bits=9"],
+                Some(params(true, true, 9, 15)),
+            ),
+            (
+                &[
+                    "permessage-deflate; client_no_context_takeover; client_max_window_bits; server_no_context_takeover; \
+                   server_max_window_bits=9, permessage-deflate; client_no_context_takeover; client_max_window_bits; \
+                   server_no_context_takeover, permessage-deflate; client_no_context_takeover; client_max_window_bits",
+                ],
+                Some(params(true, true, 9, 15)),
+            ),
+            (
+                &["permessage-deflate; server_max_window_bits=10; client_max_window_bits=11"],
+                Some(params(false, false, 10, 11)),
+            ),
+            (&["permessage-deflate; server_max_window_bits=\"12\""], Some(params(false, false, 12, 15))),
+            (&["permessage-deflate; server_max_window_bits = 12"], Some(params(false, false, 12, 15))),
+            (&["permessage-deflate; client_max_window_bits=8"], Some(params(false, false, 15, 15))),
+            (&["permessage-deflate; client_max_window_bits=9"], Some(params(false, false, 15, 9))),
+            (&["permessage-deflate; client_max_window_bits=15"], Some(params(false, false, 15, 15))),
+            // bad values
+            (&["permessage-deflate; server_max_window_bits=8"], None),
+            (&["permessage-deflate; server_max_window_bits=7"], None),
+            (&["permessage-deflate; server_max_window_bits=16"], None),
+            (&["permessage-deflate; server_max_window_bits=09"], None),
+            (&["permessage-deflate; server_max_window_bits=+9"], None),
+            (&["permessage-deflate; server_max_window_bits="], None),
+            (&["permessage-deflate; server_max_window_bits=\"9"], None),
+            (&["permessage-deflate; server_max_window_bits"], None),
+            (&["permessage-deflate; client_max_window_bits=0"], None),
+            (&["permessage-deflate; client_max_window_bits=1000"], None),
+            (&["permessage-deflate; server_no_context_takeover=true"], None),
+            (&["permessage-deflate; client_no_context_takeover="], None),
+            // unknown and repeated parameters
+            (&["permessage-deflate; foo"], None),
+            (&["permessage-deflate; foo=9"], None),
+            (&["permessage-deflate;"], None),
+            (&["permessage-deflate; server_no_context_takeover; server_no_context_takeover"], None),
+            (&["permessage-deflate; client_max_window_bits; client_max_window_bits=10"], None),
+            (&["permessage-deflate; server_max_window_bits=10; server_max_window_bits=10"], None),
+            // a later offer is taken
+            (&["permessage-deflate; foo, permessage-deflate"], Some(params(false, false, 15, 15))),
+            (
+                &["foo; a=\"x, permessage-deflate\", permessage-deflate; server_max_window_bits=10"],
+                Some(params(false, false, 10, 15)),
+            ),
+            (&["foo; a=\"\\\", permessage-deflate\", bar"], None),
+            (
+                &["foo", "permessage-deflate; server_max_window_bits=8", "permessage-deflate"],
+                Some(params(false, false, 15, 15)),
+            ),
+            (
+                &["permessage-deflate; server_max_window_bits=11, permessage-deflate"],
+                Some(params(false, false, 11, 15)),
+            ),
+            (&["permessage-deflate-x, permessage-defl"], None),
+        ];
+        for (headers, expect) in table {
+            check(true, headers, expect);
+            let fresh = |p| DeflateParams { server_no_context_takeover: true, client_no_context_takeover: true, ..p };
+            check(false, headers, expect.map(fresh));
+        }
+        let off = config::Deflate { enabled: false, ..config::Deflate::default() };
+        assert_eq!(negotiate([&b"permessage-deflate"[..]].into_iter(), &off), None);
+        check(
+            true,
+            &["permessage-deflate"],
+            negotiate(
+                [&b"\xff"[..], b"permessage-deflate"].into_iter(),
+                &config::Deflate { context_takeover: true, ..config::Deflate::default() },
+            ),
+        );
+    }
+
+    #[test]
+    fn responses_name_what_is_not_the_default() {
+        let table = [
+            (params(false, false, 15, 15), "permessage-deflate"),
+            (params(true, true, 15, 15), "permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
+            (params(false, false, 9, 15), "permessage-deflate; server_max_window_bits=9"),
+            (params(true, false, 15, 10), "permessage-deflate; server_no_context_takeover; client_max_window_bits=10"),
+        ];
+        for (params, expect) in table {
+            assert_eq!(params.response(), expect);
+        }
+    }
+}

@@ -220,3 +220,129 @@ pub fn close_frame(code: u16, reason: &str) -> Bytes {
     payload[2..2 + reason.len()].copy_from_slice(reason.as_bytes());
     server_frame(Opcode::Close, &payload[..2 + reason.len()])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Cursor;
+    use tungstenite::protocol::frame::FrameHeader;
+    use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+    const ALL: [(Opcode, OpCode); 6] = [
+        (Opcode::Continuation, OpCode::Data(Data::Continue)),
+        (Opcode::Text, OpCode::Data(Data::Text)),
+        (Opcode::Binary, OpCode::Data(Data::Binary)),
+        (Opcode::Close, OpCode::Control(Control::Close)),
+        (Opcode::Ping, OpCode::Control(Control::Ping)),
+        (Opcode::Pong, OpCode::Control(Control::Pong)),
+    ];
+    const LENGTHS: [usize; 10] = [0, 1, 124, 125, 126, 127, 0xffff, 0x1_0000, 0x1_0001, 1 << 24];
+
+    #[test]
+    fn server_headers_are_what_tungstenite_writes() {
+        for (opcode, oracle) in ALL {
+            for len in LENGTHS {
+                for (fin, rsv1) in [(false, false), (false, true), (true, false), (true, true)] {
+                    let expect = FrameHeader { is_final: fin, rsv1, opcode: oracle, ..FrameHeader::default() };
+                    let mut bytes = Vec::new();
+                    expect.format(len as u64, &mut bytes).unwrap();
+                    let (header, used) = server_header(opcode, fin, rsv1, len);
+                    assert_eq!(header[..used], bytes, "{opcode:?} {len}");
+                    assert_eq!(used, server_header_len(len));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn client_headers_are_what_tungstenite_writes() {
+        for (opcode, oracle) in ALL {
+            for len in LENGTHS.into_iter().filter(|&len| !opcode.is_control() || len <= CONTROL_BYTES_MAX) {
+                for fin in [true, opcode.is_control()] {
+                    let mask = Some([1, 2, 3, 4]);
+                    let header = FrameHeader { is_final: fin, opcode: oracle, mask, ..FrameHeader::default() };
+                    let mut bytes = Vec::new();
+                    header.format(len as u64, &mut bytes).unwrap();
+                    let (size, len) = (bytes.len(), len as u64);
+                    bytes.push(0xaa);
+                    let expect = ClientHeader { opcode, fin, rsv1: false, key: [1, 2, 3, 4], len, size };
+                    assert_eq!(client_header(&bytes), Ok(Some(expect)));
+                    assert!((0..size).all(|end| client_header(&bytes[..end]) == Ok(None)), "{expect:?}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// What is accepted, tungstenite reads the same way; what it refuses, is refused.
+        #[test]
+        fn agrees_with_tungstenite_on_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..16)) {
+            let mut cursor = Cursor::new(&bytes[..]);
+            match (client_header(&bytes), FrameHeader::parse(&mut cursor)) {
+                (Ok(Some(ours)), Ok(Some((theirs, len)))) => {
+                    prop_assert_eq!(ours.len, len);
+                    prop_assert_eq!(ours.size as u64, cursor.position());
+                    prop_assert_eq!(Some(ours.key), theirs.mask);
+                    prop_assert_eq!((ours.fin, ours.rsv1), (theirs.is_final, theirs.rsv1));
+                    prop_assert!(ALL.contains(&(ours.opcode, theirs.opcode)));
+                    prop_assert!(!theirs.rsv2 && !theirs.rsv3);
+                }
+                (Ok(None), Ok(None)) | (Err(_), _) => {}
+                (ours, theirs) => prop_assert!(false, "{ours:?} but {theirs:?}"),
+            }
+        }
+
+        #[test]
+        fn a_frame_gives_its_payload_back(payload in prop::collection::vec(any::<u8>(), 0..70_000), estimate in 0..70_000usize) {
+            let frame = server_frame(Opcode::Binary, &payload);
+            prop_assert_eq!(frame.len(), server_header_len(payload.len()) + payload.len());
+            prop_assert_eq!(server_frame_payload(&frame), &payload);
+            let built = server_frame_with(Opcode::Binary, estimate, |out| out.extend_from_slice(&payload));
+            prop_assert_eq!(frame, built);
+        }
+    }
+
+    #[test]
+    fn bad_headers_fail_as_soon_as_they_show() {
+        // (bytes, how many of them are needed to see it)
+        let table: [(&[u8], usize); 15] = [
+            (b"\xa1\x80", 1),
+            (b"\x91\x80", 1),
+            (b"\x83\x80", 1),
+            (b"\x87\x80", 1),
+            (b"\x8b\x80", 1),
+            (b"\x8f\x80", 1),
+            (b"\x09\x80", 1),
+            (b"\xc9\x80", 1),
+            (b"\xc0\x80", 1),
+            (b"\x81\x00", 2),
+            (b"\x89\xfe\x00\x7e", 2),
+            (b"\x88\xff", 2),
+            (b"\x82\xfe\x00\x7d", 4),
+            (b"\x82\xff\x00\x00\x00\x00\x00\x00\xff\xff", 10),
+            (b"\x82\xff\x80\x00\x00\x00\x00\x01\x00\x00", 10),
+        ];
+        for (bytes, needed) in table {
+            assert_eq!(client_header(&bytes[..needed - 1]), Ok(None), "{bytes:x?}");
+            let failure = client_header(&bytes[..needed]).expect_err(&format!("{bytes:x?}"));
+            assert_eq!(failure.reason, crate::error::CloseReason::ProtocolError);
+        }
+    }
+
+    #[test]
+    fn close_frames_cut_the_reason_at_a_character() {
+        assert_eq!(close_frame(1000, ""), &b"\x88\x02\x03\xe8"[..]);
+        assert_eq!(close_frame(4110, "slow"), &b"\x88\x06\x10\x0eslow"[..]);
+        for (reason, kept) in [
+            ("a".repeat(123), 123),
+            ("a".repeat(124), 123),
+            ("\u{20ac}".repeat(50), 123),
+            ("a\u{20ac}".repeat(50), 120 + 1),
+        ] {
+            let frame = close_frame(1011, &reason);
+            assert_eq!(frame.len(), 4 + kept);
+            assert_eq!(&frame[4..], &reason.as_bytes()[..kept]);
+        }
+    }
+}

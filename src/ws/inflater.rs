@@ -64,6 +64,10 @@ impl Inflater {
         if self.output.capacity() > OUTPUT_BYTES_KEPT_MAX {
             self.output = Vec::new();
         }
+        if message.is_empty() {
+            // Not even a block: zlib's sync flush of nothing right after another one, which clients send for an empty message.
+            return Ok(&[]);
+        }
         let takeover = !params.client_no_context_takeover;
         let stream = match &mut self.stream {
             Some(stream) => {
@@ -191,5 +195,151 @@ impl Window {
     fn halves(&self) -> (&[u8], &[u8]) {
         let (newer, older) = self.bytes.split_at(self.oldest);
         (older, newer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::CloseReason;
+    use crate::ws::deflate::Deflater;
+    use crate::ws::frame::{Opcode, server_frame_payload};
+    use flate2::{Compress, Compression, FlushCompress};
+    use proptest::prelude::*;
+
+    const MAX: usize = 1 << 20;
+
+    fn params(fresh: bool) -> DeflateParams {
+        DeflateParams {
+            server_no_context_takeover: fresh,
+            client_no_context_takeover: fresh,
+            server_max_window_bits: 15,
+            client_max_window_bits: 15,
+        }
+    }
+
+    fn once(message: &[u8], max: usize) -> Result<Vec<u8>, CloseReason> {
+        Inflater::new().inflate(&params(true), message, max).map(<[u8]>::to_vec).map_err(|f| f.reason)
+    }
+
+    fn deflate(data: &[u8], flush: FlushCompress) -> Vec<u8> {
+        let mut stream = Compress::new(Compression::new(6), false);
+        let mut out = Vec::with_capacity(data.len() * 2 + 64);
+        stream.compress_vec(data, &mut out, flush).unwrap();
+        out
+    }
+
+    #[test]
+    fn examples_of_rfc_7692() {
+        let hello = b"Hello".to_vec();
+        let table: [(&str, &[u8], Result<Vec<u8>, CloseReason>); 14] = [
+            ("7.2.3.1: one block", b"\xf2\x48\xcd\xc9\xc9\x07\x00", Ok(hello.clone())),
+            ("7.2.3.3: no compression", b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00", Ok(hello.clone())),
+            ("7.2.3.4: BFINAL", b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00", Ok(hello.clone())),
+            ("BFINAL and nothing after it", b"\xf3\x48\xcd\xc9\xc9\x07\x00", Ok(hello.clone())),
+            ("7.2.3.5: two blocks", b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00", Ok(hello)),
+            (
+                "two streams with BFINAL",
+                b"\xf3\x48\xcd\xc9\xc9\x07\x00\xf3\x48\xcd\xc9\xc9\x07\x00\x00",
+                Ok(b"HelloHello".to_vec()),
+            ),
+            ("7.2.3.6: empty", b"\x00", Ok(Vec::new())),
+            ("no bytes at all", b"", Ok(Vec::new())),
+            ("empty fixed block", b"\x02\x00", Ok(Vec::new())),
+            ("cut short", b"\xf2\x48\xcd\xc9", Err(CloseReason::InvalidData)),
+            ("without its empty block", b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f", Err(CloseReason::InvalidData)),
+            (
+                "stored block that would swallow the tail",
+                b"\x00\x09\x00\xf6\xff\x48\x65\x6c\x6c\x6f",
+                Err(CloseReason::InvalidData),
+            ),
+            ("reserved block type", b"\x06\x00", Err(CloseReason::InvalidData)),
+            ("reaches back before the beginning", b"\xf2\x00\x11\x00\x00", Err(CloseReason::InvalidData)),
+        ];
+        for (what, message, expect) in table {
+            assert_eq!(once(message, MAX), expect, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_limit() {
+        let bomb = deflate(&vec![0; 8 << 20], FlushCompress::Sync);
+        let bomb = bomb.strip_suffix(&TAIL).unwrap();
+        let mut inflater = Inflater::new();
+        for max in [1, 100, OUTPUT_BYTES_MIN, 65_536, (8 << 20) - 1] {
+            assert_eq!(inflater.inflate(&params(true), bomb, max), Err(Failure::too_large()), "{max}");
+            assert!(inflater.held_bytes() <= (max + 1).max(OUTPUT_BYTES_MIN), "{max}: {}", inflater.held_bytes());
+        }
+        assert_eq!(inflater.inflate(&params(true), bomb, 8 << 20).map(<[u8]>::len), Ok(8 << 20));
+        assert_eq!(inflater.inflate(&params(true), b"\x00", 0), Ok(&[][..]));
+        assert!(inflater.held_bytes() <= OUTPUT_BYTES_KEPT_MAX, "what has grown is freed");
+        assert_eq!(inflater.inflate(&params(true), b"\xf2\x48\xcd\xc9\xc9\x07\x00", 4), Err(Failure::too_large()));
+        assert_eq!(inflater.inflate(&params(true), b"\xf2\x48\xcd\xc9\xc9\x07\x00", 5), Ok(&b"Hello"[..]));
+    }
+
+    #[test]
+    fn many_last_blocks_cost_little() {
+        let message = [b"\x03\x00".repeat(100_000), vec![0]].concat();
+        assert_eq!(once(&message, MAX), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_bad_message_does_not_spoil_the_next_one() {
+        let mut inflater = Inflater::new();
+        for bad in [&b"\x06"[..], b"\xf2\x48", b"\xff\xff\xff"] {
+            assert!(inflater.inflate(&params(true), bad, MAX).is_err());
+            assert_eq!(inflater.inflate(&params(true), b"\xf2\x48\xcd\xc9\xc9\x07\x00", MAX), Ok(&b"Hello"[..]));
+        }
+    }
+
+    /// Messages that refer to each other, in random sizes.
+    fn messages() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let message = (0..40_000usize, any::<u8>(), 1..2000usize).prop_map(|(len, seed, period)| {
+            (0..len).map(|i| ((i % period) * 7 + usize::from(seed)) as u8 ^ (i / 4096) as u8).collect()
+        });
+        prop::collection::vec(message, 1..8)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn round_trips(messages in messages(), level in 1..=9u32, bits in 9..=15u8, takeover: bool) {
+            let mut deflater = Deflater::new(level, bits, takeover);
+            let mut inflater = Inflater::new();
+            for message in &messages {
+                let Some(frame) = deflater.frame(Opcode::Binary, message) else {
+                    prop_assert!(!takeover);
+                    continue;
+                };
+                prop_assert_eq!(frame[0], 0xc2);
+                let payload = server_frame_payload(&frame);
+                prop_assert_eq!(inflater.inflate(&params(!takeover), &payload, MAX).unwrap(), &message[..]);
+                // The client hands its window over after each message.
+                let mut next = Inflater::new();
+                next.set_window(&inflater.window());
+                prop_assert_eq!(next.window(), inflater.window());
+                inflater = next;
+            }
+        }
+
+        #[test]
+        fn the_window_is_the_last_32_kib(pieces in prop::collection::vec(0..80_000usize, 0..12)) {
+            let (mut window, mut all) = (Window::default(), Vec::new());
+            for (i, len) in pieces.into_iter().enumerate() {
+                let piece: Vec<u8> = (0..len).map(|j| (i * 41 + j * 3) as u8).collect();
+                window.push(&piece);
+                all.extend_from_slice(&piece);
+                let (older, newer) = window.halves();
+                prop_assert_eq!([older, newer].concat(), &all[all.len().saturating_sub(WINDOW_BYTES)..]);
+            }
+        }
+
+        #[test]
+        fn never_panics_nor_exceeds(message: Vec<u8>, max in 0..100_000usize) {
+            if let Ok(out) = once(&message, max) {
+                prop_assert!(out.len() <= max);
+            }
+        }
     }
 }

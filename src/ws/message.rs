@@ -280,3 +280,6 @@ fn control(opcode: Opcode, payload: &[u8]) -> Result<Incoming<'_>, Failure> {
 fn not_utf8(_: utf8::Invalid) -> Failure {
     Failure::invalid("text is not UTF-8")
 }
+
+#[cfg(test)]
+mod tests;
