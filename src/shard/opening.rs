@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::config::{AuthMode, Config};
 use crate::error::CloseReason;
 use crate::ids::ConnectionId;
-use crate::limits::{IP_TABLE_MAX, USER_AGENT_BYTES_MAX};
+use crate::limits::{HANDOVER_LEFTOVER_BYTES_MAX, HTTP_HEAD_BYTES_MAX, IP_TABLE_MAX, USER_AGENT_BYTES_MAX};
 use crate::protocol::envelope::Envelope;
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
@@ -77,6 +77,10 @@ impl Shard {
             return;
         }
         opening.head.extend_from_slice(data);
+        if opening.head.len() > HTTP_HEAD_BYTES_MAX + HANDOVER_LEFTOVER_BYTES_MAX {
+            // A flood behind a request that still waits for its answer.
+            return self.refuse(slot, &Refusal::new(413, "too much was sent before the upgrade was answered"), now);
+        }
         self.retry_open(slot, now);
     }
 
