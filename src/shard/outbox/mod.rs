@@ -282,7 +282,8 @@ impl Outbox {
     pub fn oldest_age_ms(&self, now_ms: u64) -> Option<u32> {
         let age = |item: &Item| (now_ms as u32).wrapping_sub(item.queued_ms);
         let head = self.head.iter().filter(|_| self.lane != Lane::Control);
-        let side = self.side.iter().flat_map(|side| side.wire.front().into_iter().chain(side.urgent.front()));
+        // Committed frames, a few, are as old as what they were made of; every other lane has its oldest in front.
+        let side = self.side.iter().flat_map(|side| side.wire.iter().chain(side.urgent.front()));
         head.chain(side).chain(self.queue.front()).map(age).max()
     }
 
