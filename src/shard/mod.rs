@@ -8,6 +8,8 @@ use crate::settings::Settings;
 use crate::time::Now;
 
 pub mod event;
+pub mod ip_table;
+pub mod limiter;
 pub mod outbox;
 
 use event::{Action, Event, Gathered};
