@@ -41,7 +41,8 @@ pub struct Item {
     pub key: Option<u64>,
     /// What a `gap` counts it under.
     pub source: Source,
-    /// When it was pushed: the low 32 bits of [`Now::mono_ms`](crate::time::Now::mono_ms), for [`Outbox::oldest_age_ms`].
+    /// When it was pushed: the low 32 bits of [`Now::mono_ms`](crate::time::Now::mono_ms), for
+    /// [`Outbox::oldest_age_ms`](super::Outbox::oldest_age_ms).
     pub queued_ms: u32,
 }
 

@@ -305,10 +305,11 @@ impl Outbox {
 
     /// Frees all messages that are neither committed nor fixed: a close frame goes ahead of them.
     fn discard_messages(&mut self) {
-        if self.lane >= Lane::Urgent && !self.head_is_fixed() {
-            if let Some(head) = self.head.take() {
-                self.bytes -= head.frame.len();
-            }
+        if self.lane >= Lane::Urgent
+            && !self.head_is_fixed()
+            && let Some(head) = self.head.take()
+        {
+            self.bytes -= head.frame.len();
         }
         let mut freed = cut_ring(&mut self.queue, self.offered_queue);
         if let Some(side) = &mut self.side {
