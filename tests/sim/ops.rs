@@ -17,7 +17,8 @@ const ROOMS: [&str; 4] = ["r0", "r1", "team-2", "räume"];
 const CHANNELS: [&str; 3] = ["c0", "prices.eur", "c2"];
 
 /// Permissions that a token may come with.
-pub const PERMISSIONS: [&str; 6] = ["send:ann", "join:r*", "subscribe:c*", "publish:prices.*", "presence:*", "broadcast"];
+pub const PERMISSIONS: [&str; 6] =
+    ["send:ann", "join:r*", "subscribe:c*", "publish:prices.*", "presence:*", "broadcast"];
 
 pub fn place(rng: &mut Rng) -> Place {
     if rng.bool() {
@@ -214,16 +215,9 @@ impl Actor {
     }
 
     /// Asks who is there; `exact` is the answer, where nobody moves.
-    pub fn presence(
-        &mut self,
-        place: Place,
-        exact: Option<BTreeMap<String, u64>>,
-        world: &World,
-        rng: &mut Rng,
-    ) {
+    pub fn presence(&mut self, place: Place, exact: Option<BTreeMap<String, u64>>, world: &World, rng: &mut Rng) {
         let (field, name) = place.field();
-        let expect =
-            if self.permitted(world, "presence", name) { Expect::Ok } else { Expect::Error("forbidden") };
+        let expect = if self.permitted(world, "presence", name) { Expect::Ok } else { Expect::Error("forbidden") };
         let request = json!({"type": "presence", field: name});
         let with_id = exact.is_some() || rng.bool();
         self.ask(request, expect, About::Presence(place, exact), with_id, rng);

@@ -38,7 +38,11 @@ pub fn run(seed: u64) -> u64 {
         play.come_to_rest();
         play.check();
     }
-    if play.rng.bool() { play.everyone_leaves() } else { play.drain() }
+    if play.rng.bool() {
+        play.everyone_leaves()
+    } else {
+        play.drain()
+    }
     play.nothing_is_left();
     play.fingerprint()
 }
@@ -192,11 +196,16 @@ impl Play {
         let faults = std::mem::replace(&mut self.world.faults, Faults::none());
         for turn in 0.. {
             assert!(turn < REST_TURNS_MAX, "the world does not come to rest");
-            if !self.quiet_turn() && self.world.at_rest() {
+            if !self.quiet_turn() && self.world.at_rest() && !self.unread() {
                 break;
             }
         }
         self.world.faults = faults;
+    }
+
+    fn unread(&self) -> bool {
+        let unread = |actor: &Actor| self.world.sockets[actor.client.socket].down.len() > 0;
+        self.actors.iter().any(|actor| actor.client.phase != Phase::Gone && unread(actor))
     }
 
     /// A turn in which nobody does anything of their own accord. Says whether anybody wrote or heard anything.
