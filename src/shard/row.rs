@@ -231,6 +231,10 @@ impl Row {
         self.extra.as_mut()?.opening.as_mut()
     }
 
+    pub(super) fn contexts(&mut self) -> Option<&mut Contexts> {
+        self.extra.as_mut()?.contexts.as_deref_mut()
+    }
+
     /// Frames of this connection are made when they are sent, not when they are queued: the order of compression must be the order of sending.
     pub(super) fn late(&self) -> bool {
         self.batch || self.extra.as_ref().is_some_and(|e| e.contexts.is_some())
