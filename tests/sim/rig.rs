@@ -167,6 +167,16 @@ impl Rig {
         close.unwrap_or_else(|| panic!("client {client} was not closed: {heard:?}"))
     }
 
+    /// Forgets the clients that are gone; the others keep no numbers.
+    pub fn forget_gone(&mut self) {
+        let gone: Vec<usize> = (0..self.clients.len()).filter(|&at| self.clients[at].phase == Phase::Gone).collect();
+        for at in gone.into_iter().rev() {
+            self.clients.swap_remove(at);
+            self.heard.swap_remove(at);
+            self.deaf.swap_remove(at);
+        }
+    }
+
     /// Everybody vanishes; then nothing may be left.
     pub fn assert_nothing_is_left(mut self) {
         for client in &mut self.clients {

@@ -1,4 +1,7 @@
 //! Exact behaviour of the state machine, case by case.
 
 mod auth;
+mod closing;
+mod opening;
 mod requests;
+mod timeouts;
