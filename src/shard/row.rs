@@ -132,6 +132,8 @@ pub(super) struct Row {
     pub(super) fin_when_sent: bool,
     /// Nothing that arrives is looked at any more.
     pub(super) discard_input: bool,
+    /// The peer's stream has ended.
+    pub(super) ended: bool,
     /// A heartbeat ping went out since the last sign of life.
     pub(super) pinged: bool,
     /// Index of its user, or [`NONE`].
@@ -178,6 +180,7 @@ impl Row {
             close_when_sent: false,
             fin_when_sent: false,
             discard_input: false,
+            ended: false,
             pinged: false,
             user: NONE,
             outbox: NONE,

@@ -297,8 +297,15 @@ impl Shard {
 
     /// The stream has ended without, or after, a close frame.
     pub(super) fn ended(&mut self, slot: u32, now: Now) {
-        if self.connections.row(slot).state != State::Closing {
+        let row = self.connections.row_mut(slot);
+        if row.state != State::Closing {
             self.leave_everything(slot, CloseReason::PeerGone, now);
+        } else if row.outbox != NONE && !row.ended {
+            // It may have ended only its half of the stream: what was to be said last is still sent, or fails and ends it again.
+            row.ended = true;
+            row.close_when_sent = true;
+            row.discard_input = true;
+            return;
         }
         self.forget(slot);
     }
