@@ -372,6 +372,8 @@ impl Shard {
 
     /// A receiver has caught up: tell it what it missed, and read from it again.
     pub(super) fn flows_again(&mut self, slot: u32, now: Now) {
+        // First, as what is told now may throttle it again.
+        self.connections.resume(slot, Paused::THROTTLED, now);
         for (source, dropped) in self.connections.take_gaps(slot) {
             let place = match source {
                 Source::None => None,
@@ -381,7 +383,6 @@ impl Shard {
             let mut frame = Shared::text(256, |out| reply::gap(out, place, dropped));
             self.connections.push(slot, &mut frame, Manner::PLAIN, now);
         }
-        self.connections.resume(slot, Paused::THROTTLED, now);
     }
 
     /// Closes the connections whose outbox ran over while something was delivered.
