@@ -213,8 +213,9 @@ impl Connections {
         }
         row.paused.remove(why);
         if !row.paused.any() {
-            // The peer could not show a sign of life while nobody looked.
+            // The peer could not show a sign of life, or ask for anything, while nobody looked.
             row.last_receive_ds = now_ds;
+            row.last_message_ds = now_ds;
             self.actions.push_back(Action::ResumeReading { conn });
         }
     }
