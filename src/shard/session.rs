@@ -18,6 +18,7 @@ use crate::shard::outbox::Source;
 use crate::shard::row::{NONE, Paused, Row, State};
 use crate::time::Now;
 use crate::ws::frame::close_frame;
+use crate::ws::handshake::Refusal;
 use crate::ws::message::Failure;
 
 /// What an upgrade request said about who the user is.
@@ -312,6 +313,9 @@ impl Shard {
 
     pub(super) fn panicked(&mut self, slot: u32, now: Now) {
         self.connections.row_mut(slot).decoder = None;
+        if self.connections.row(slot).state == State::Connecting {
+            return self.refuse(slot, &Refusal::new(500, "internal error"), now);
+        }
         let failure = Failure { reason: CloseReason::Internal, detail: CloseReason::Internal.text() };
         self.fail(slot, &failure, now);
     }
