@@ -10,7 +10,7 @@ use crate::limits::{HANDOVER_LEFTOVER_BYTES_MAX, HTTP_HEAD_BYTES_MAX, USER_AGENT
 use crate::protocol::envelope::Envelope;
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
-use crate::shard::drain::Drain;
+use crate::shard::drain::{self, Drain};
 use crate::shard::ip_table::RetryAfter;
 use crate::shard::row::{AddressVerdict, Contexts, Opening, Row, State};
 use crate::shard::session::Identity;
@@ -19,7 +19,7 @@ use crate::ws::deflate::{Deflater, Inflater};
 use crate::ws::handshake::{HeadStatus, Refusal, RequestHead, Upgrade, parse_head, upgrade};
 
 /// Seconds after which a client that was refused for want of room may try again.
-const RETRY_AFTER_S: u32 = 5;
+pub(super) const RETRY_AFTER_S: u32 = 5;
 
 /// Distinct user agents that are shared; past that, new ones are not kept.
 const USER_AGENTS_MAX: usize = 4096;
@@ -152,7 +152,7 @@ impl Shard {
         let upgrade = upgrade(head, &self.settings.config.deflate)?;
         self.check_origin(head)?;
         if !matches!(self.drain, Drain::Off) {
-            return Err(Refusal::new(503, "this node is draining").retry_after(RETRY_AFTER_S));
+            return Err(drain::refusal());
         }
         let (address, over_capacity) = match self.connections.row_mut(slot).opening() {
             Some(opening) => (opening.address, opening.over_capacity),

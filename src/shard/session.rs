@@ -311,6 +311,14 @@ impl Shard {
         self.forget(slot);
     }
 
+    /// Ends a connection at once, whatever is still queued.
+    pub(super) fn abandon(&mut self, slot: u32, reason: CloseReason, now: Now) {
+        if self.connections.row(slot).state != State::Closing {
+            self.leave_everything(slot, reason, now);
+        }
+        self.forget(slot);
+    }
+
     pub(super) fn panicked(&mut self, slot: u32, now: Now) {
         self.connections.row_mut(slot).decoder = None;
         if self.connections.row(slot).state == State::Connecting {
