@@ -60,6 +60,9 @@ impl Shard {
     /// Closes a session whose time is up, pings a silent one.
     fn check_session(&mut self, slot: u32, now: Now) {
         if let Some(reason) = self.overdue(slot, now) {
+            if reason == CloseReason::Draining {
+                self.tell_before_closing(slot, now);
+            }
             return self.close(slot, reason, reason.text(), now);
         }
         let now_ds = self.connections.ds(now);

@@ -116,6 +116,15 @@ impl Shard {
         }
     }
 
+    /// Its moment has come before its turn to be told.
+    pub(super) fn tell_before_closing(&mut self, slot: u32, now: Now) {
+        if let Drain::Draining { told, .. } = self.drain
+            && slot >= told
+        {
+            self.tell_to_reconnect(slot, now);
+        }
+    }
+
     fn tell_to_reconnect(&mut self, slot: u32, now: Now) {
         if self.connections.row(slot).state != State::Active {
             return;
