@@ -46,6 +46,8 @@ impl Paused {
     pub(super) const CREDIT: Paused = Paused(2);
     /// It is about to move to its home shard.
     pub(super) const MOVING: Paused = Paused(4);
+    /// Its request is complete, and whether its address may connect is not known yet.
+    pub(super) const ADDRESS: Paused = Paused(8);
 
     pub(super) fn any(self) -> bool {
         self.0 != 0

@@ -353,7 +353,7 @@ impl Shard {
 
     /// What a closing peer still sends must be read, or its close frame would never be seen.
     fn read_to_the_end(&mut self, slot: u32, now: Now) {
-        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING] {
+        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING, Paused::ADDRESS] {
             self.connections.resume(slot, why, now);
         }
         self.connections.mark_dirty(slot);
