@@ -25,7 +25,7 @@ class Page:
     """One tab."""
 
     def __init__(self, address):
-        self.socket = connect(address, max_size=None, ping_interval=None, compression=None, proxy=None)
+        self.socket = connect(address, max_size=None, ping_interval=None, compression=None, proxy=None, legacy=True)
         self.ids = itertools.count(1)
         self.call("Page.enable")
         self.call("Runtime.enable")

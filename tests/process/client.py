@@ -47,6 +47,7 @@ class Client:
         options.setdefault("compression", None)
         options.setdefault("max_size", None)
         options.setdefault("proxy", None)
+        options.setdefault("legacy", True)  # a plain connection, not a context manager
         self.ws = connect(url, additional_headers=headers, **options)
         self.backlog = collections.deque()
         self.ids = itertools.count(1)

@@ -100,6 +100,14 @@ def test_a_close_without_a_code(echo_gateway):
         assert wire.ended() == b""
 
 
+def test_a_close_may_come_inside_a_fragmented_message(echo_gateway):
+    with Wire(echo_gateway) as wire:
+        wire.upgrade("/echo")
+        wire.send(frame(TEXT, "begun", fin=False) + frame(CLOSE, b"\x03\xe8") + frame(CONTINUATION, "ended"))
+        assert wire.close_code()[0] == 1000
+        assert wire.ended() == b""
+
+
 def test_nothing_is_served_behind_a_close(echo_gateway):
     with Wire(echo_gateway) as wire:
         wire.upgrade("/echo")
