@@ -22,12 +22,17 @@ class Refused(Exception):
 
 
 class Closed(AssertionError):
-    """The connection closed while a message was waited for."""
+    """The connection closed while something was waited for."""
 
     def __init__(self, code, reason, waited_for):
         super().__init__(f"closed {code} {reason!r} while waiting for {waited_for}")
         self.code = code
         self.reason = reason
+
+    @classmethod
+    def by(cls, closed, waited_for):
+        frame = closed.rcvd
+        return cls(frame.code if frame else 1006, frame.reason if frame else "", waited_for)
 
 
 def matches(message, wanted):
@@ -69,10 +74,13 @@ class Client:
     # Sending
 
     def raw(self, data):
-        self.ws.send(data)
+        try:
+            self.ws.send(data)
+        except ConnectionClosed as closed:
+            raise Closed.by(closed, "a message to be sent") from None
 
     def send(self, type, **fields):
-        self.ws.send(json.dumps({"type": type, **fields}))
+        self.raw(json.dumps({"type": type, **fields}))
 
     def request(self, type, timeout=TIMEOUT_S, **fields):
         """Sends with an `id`; returns the `ok`, or raises `Refused`."""
@@ -99,8 +107,7 @@ class Client:
         except TimeoutError:
             raise AssertionError(f"nothing like {wanted} came; there were {list(self.backlog)}") from None
         except ConnectionClosed as closed:
-            frame = closed.rcvd
-            raise Closed(frame.code if frame else 1006, frame.reason if frame else "", wanted) from None
+            raise Closed.by(closed, wanted) from None
         assert isinstance(data, str), "the JSON codec sends text"
         return json.loads(data)
 

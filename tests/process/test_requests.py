@@ -1,5 +1,6 @@
 """Requests, their ids and their errors: section 2 and 3 of the protocol, where no second client is needed."""
 
+import contextlib
 import json
 import time
 
@@ -189,10 +190,8 @@ def test_a_message_of_exactly_the_size_passes(gateway, connect):
 
 def test_a_fragmented_message_over_the_size_is_1009(gateway, connect):
     alice = connect(gateway, "alice")
-    try:
+    with contextlib.suppress(Closed):  # the gateway may close before the last fragment is written
         alice.raw(" " * 1024 for _ in range(65))
-    except Exception as closed:  # the gateway may close before the last fragment is written
-        assert "1009" in str(closed) or "close" in str(closed).lower()
     assert alice.closed()[0] == 1009
 
 

@@ -164,7 +164,7 @@ WRONG = [
     ("shards.driver=kqueue", ["shards.driver", "kqueue", "io_uring", "epoll", "auto"]),
     ("shards.fd_tables=some", ["shards.fd_tables", "some", "private"]),
     ("auth.mode=basic", ["auth.mode", "basic", "jwt"]),
-    ("auth.timeout=ten", ["auth.timeout", "ten", "10s"]),
+    ("auth.timeout=ten", ["auth.timeout", "ten", "30s"]),
     ("session.heartbeat_interval=5 parsecs", ["session.heartbeat_interval", "parsecs"]),
     ("limits.message_size=64KB5", ["limits.message_size", "64KB5"]),
     ("limits.message_size=17MiB", ["limits.message_size", "16"]),
@@ -179,7 +179,7 @@ WRONG = [
     ("log.format=xml", ["log.format", "xml", "json"]),
     ("listen.trusted_proxies=10.0.0.0/40", ["listen.trusted_proxies", "10.0.0.0/40"]),
     ("auth.default_permissions=fly:*", ["auth.default_permissions", "fly"]),
-    ("nothing", ["nothing"]),
+    ("nothing", ["KEY=VALUE"]),
 ]
 
 
