@@ -65,7 +65,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("ids", &[]),
     // What is set is said in values of those that it is for.
     ("config", &["protocol", "auth"]),
-    ("protocol", &[]),
+    ("protocol", &["config"]),
     ("ws", &["config"]),
     ("auth", &["config", "protocol"]),
     ("cluster", &["config", "protocol"]),

@@ -55,7 +55,6 @@ REFUSED = {
     "echo is off": (GOOD.replace(b"/ws?", b"/echo?"), {404}),
     "path with a slash behind": (GOOD.replace(b"/ws?", b"/ws/?"), {404}),
     "POST": (GOOD.replace(b"GET", b"POST"), {405}),
-    "HEAD": (GOOD.replace(b"GET", b"HEAD"), {405}),
     "OPTIONS": (GOOD.replace(b"GET", b"OPTIONS"), {405}),
     "lower-case method": (GOOD.replace(b"GET", b"get"), {400, 405}),
     "HTTP/1.0": (GOOD.replace(b"HTTP/1.1", b"HTTP/1.0"), {400, 426, 505}),
@@ -122,6 +121,14 @@ def test_is_refused(gateway, name):
                 assert response.headers["sec-websocket-version"] == "13"
         assert response.body, "a refusal says in words what was wrong"
         assert wire.ended() == b""
+
+
+def test_the_answer_to_head_has_no_body(gateway):
+    """RFC 9110, section 9.3.2: whoever sent HEAD would take a body for the next response."""
+    with Wire(gateway) as wire:
+        wire.send(head(GOOD.replace(b"GET", b"HEAD")))
+        answer = wire.ended()
+        assert answer.startswith(b"HTTP/1.1 405 ") and answer.endswith(b"\r\n\r\n") and answer.count(b"\r\n\r\n") == 1, answer
 
 
 def test_a_second_request_behind_a_refused_one_is_not_served(gateway):
