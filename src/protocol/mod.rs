@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 
 pub mod class;
 pub mod envelope;
+pub mod name;
 pub mod permission;
-pub mod request;
+
+pub use name::{RESERVED_USER, valid_name};
+pub use permission::Permissions;
 
 /// The `id` of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
