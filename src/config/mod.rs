@@ -23,6 +23,8 @@ mod reload;
 mod render;
 mod schema;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod units;
 mod value;
 
