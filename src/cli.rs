@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::auth::{self, NewToken, Verifier};
-use crate::config::{self, AuthMode, ConfigError, Loaded, Sources};
+use crate::auth::{self, NewToken};
+use crate::config::{self, ConfigError, Loaded, Sources};
 use crate::log;
 use crate::node::{self, RunOptions};
 
@@ -133,7 +133,9 @@ impl SourceArgs {
 
 fn serve(args: ServeArgs) -> ExitCode {
     let sources = args.source.sources();
-    let Loaded { config, warnings, .. } = match config::load(&sources) {
+    // Keys too: a bad key file is a bad configuration, and is told before anything is bound.
+    let loaded = config::load(&sources).and_then(|loaded| config::verifier(&loaded.config.auth).map(|_| loaded));
+    let Loaded { config, warnings, .. } = match loaded {
         Ok(loaded) => loaded,
         Err(error) => return wrong_config(&error),
     };
@@ -143,8 +145,8 @@ fn serve(args: ServeArgs) -> ExitCode {
     }
     match node::run(config, RunOptions { ready_file: args.ready_file, sources, log }) {
         Ok(()) => ExitCode::SUCCESS,
+        // Not by the log, which may drop lines: the reason for not starting must arrive.
         Err(error) => {
-            // The log may be lossy or cut; the reason for not starting must arrive.
             eprintln!("ringgate: {error}");
             ExitCode::FAILURE
         }
@@ -159,15 +161,9 @@ fn check_config(args: SourceArgs) -> ExitCode {
     for warning in &loaded.warnings {
         eprintln!("ringgate: warning: {warning}");
     }
-    let auth = &loaded.config.auth;
-    let keys = match config::key_material(auth) {
-        Ok(keys) => keys,
-        Err(error) => return wrong_config(&error),
-    };
-    let verifier = Verifier::new(auth, &keys);
-    match verifier {
-        Err(error) if auth.mode == AuthMode::Jwt => usage(&error.to_string()),
-        _ => print("configuration ok\n"),
+    match config::verifier(&loaded.config.auth) {
+        Ok(_) => print("configuration ok\n"),
+        Err(error) => wrong_config(&error),
     }
 }
 

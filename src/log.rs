@@ -78,7 +78,10 @@ fn subscriber(format: LogFormat, level: Level, writer: NonBlocking, colour: bool
 fn log_panic(info: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let location = info.location().map(ToString::to_string).unwrap_or_default();
-    let message = info.payload_as_str().unwrap_or("panic");
+    let payload = info.payload();
+    let message =
+        payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("(no message)");
     tracing::error!(thread = thread.name().unwrap_or("?"), location, "panic: {message}");
 }
 

@@ -30,7 +30,7 @@ mod value;
 
 pub use cidr::Cidr;
 pub use error::{ConfigError, Origin, Problem};
-pub use keys::key_material;
+pub use keys::verifier;
 pub use load::{DEFAULT_FILE, Loaded, Sources, load};
 pub use reload::{Reloaded, reload};
 pub use render::default_config;
