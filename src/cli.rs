@@ -1,4 +1,4 @@
-//! The command line: what can be said, and the commands that need no node.
+//! The command line: what can be said, and the commands that need no node. Serving is left to `main`.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -8,9 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, Parser, Subcommand};
 
 use crate::auth::{self, NewToken};
-use crate::config::{self, ConfigError, Loaded, Sources};
-use crate::log;
-use crate::node::{self, RunOptions};
+use crate::config::{self, Config, ConfigError, Loaded, Sources};
 
 /// The exit code for a command line or configuration that is not right.
 const EXIT_USAGE: u8 = 2;
@@ -93,28 +91,52 @@ fn ttl(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "expected whole seconds such as \"30s\", \"5m\" or \"1h\", or 0 for ever".to_owned())
 }
 
-/// Does what the command line of this process says.
-pub fn main() -> ExitCode {
-    // Prints help, version and usage errors itself, the latter with exit code 2.
+/// What is left to do after the command line.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Serve.
+    Serve(Box<Serve>),
+    /// Nothing: this is the exit code.
+    Done(ExitCode),
+}
+
+/// All that serving needs.
+#[derive(Debug)]
+pub struct Serve {
+    /// The configuration. Its key files were usable just now.
+    pub config: Config,
+    /// What an operator should know but can live with, for the log.
+    pub warnings: Vec<String>,
+    /// Where the configuration came from, for the reload.
+    pub sources: Sources,
+    /// Where to write the bound addresses once connections are accepted.
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Does what the command line of this process says, short of serving.
+///
+/// Help, version and usage errors end the process, the latter with exit code 2.
+pub fn run() -> Outcome {
     Cli::parse().run()
 }
 
 impl Cli {
-    fn run(self) -> ExitCode {
+    fn run(self) -> Outcome {
         let Cli { serve: outer, command } = self;
         if outer.ready_file.is_some() && !matches!(command, None | Some(Command::Serve(_))) {
-            return usage("--ready-file is for serving only");
+            return Outcome::Done(usage("--ready-file is for serving only"));
         }
-        match command {
-            None => serve(outer),
+        let code = match command {
+            None => return prepare(outer),
             Some(Command::Serve(inner)) => {
                 let ready_file = inner.ready_file.or(outer.ready_file);
-                serve(ServeArgs { source: outer.source.then(inner.source), ready_file })
+                return prepare(ServeArgs { source: outer.source.then(inner.source), ready_file });
             }
             Some(Command::CheckConfig(inner)) => check_config(outer.source.then(inner)),
             Some(Command::DefaultConfig) => print(&config::default_config()),
             Some(Command::GenToken(token)) => gen_token(outer.source, token),
-        }
+        };
+        Outcome::Done(code)
     }
 }
 
@@ -131,25 +153,15 @@ impl SourceArgs {
     }
 }
 
-fn serve(args: ServeArgs) -> ExitCode {
+fn prepare(args: ServeArgs) -> Outcome {
     let sources = args.source.sources();
-    // Keys too: a bad key file is a bad configuration, and is told before anything is bound.
+    // A bad key file is a bad configuration, and is told before anything is bound.
     let loaded = config::load(&sources).and_then(|loaded| config::verifier(&loaded.config.auth).map(|_| loaded));
-    let Loaded { config, warnings, .. } = match loaded {
-        Ok(loaded) => loaded,
-        Err(error) => return wrong_config(&error),
-    };
-    let log = log::init(&config.log);
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-    match node::run(config, RunOptions { ready_file: args.ready_file, sources, log }) {
-        Ok(()) => ExitCode::SUCCESS,
-        // Not by the log, which may drop lines: the reason for not starting must arrive.
-        Err(error) => {
-            eprintln!("ringgate: {error}");
-            ExitCode::FAILURE
+    match loaded {
+        Ok(Loaded { config, warnings, .. }) => {
+            Outcome::Serve(Box::new(Serve { config, warnings, sources, ready_file: args.ready_file }))
         }
+        Err(error) => Outcome::Done(wrong_config(&error)),
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Durations are milliseconds here (`_ms`), sizes bytes; in a limit or a timeout `0` means off.
 //!
-//! [`schema`] is the single truth about the keys: what they are called, what is right, what can change at run time. [`load`] puts the
-//! layers on each other, [`check`] knows how keys relate, [`render`] writes `default-config`, [`reload`] answers SIGHUP.
+//! `schema.rs` is the single truth about the keys: what they are called, what is right, what can change at run time. [`load`](load())
+//! puts the layers on each other, `check.rs` knows how keys relate, [`default_config`] writes them all down, [`reload`](reload())
+//! answers SIGHUP.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
