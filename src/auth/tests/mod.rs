@@ -315,6 +315,12 @@ fn errors_and_debug_tell_no_secret() {
 }
 
 #[test]
+fn one_verifier_serves_all_shards() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Verifier>();
+}
+
+#[test]
 fn signed_tokens_are_accepted() {
     let auth = config::Auth { audience: vec!["chat".to_owned()], issuer: vec!["me".to_owned()], ..hmac_auth() };
     let verifier = Verifier::new(&auth, &KeyMaterial::default()).unwrap();
@@ -336,7 +342,8 @@ fn signed_tokens_are_accepted() {
         sign(&config::Auth::default(), &new, NOW),
         sign(&auth, &NewToken { user: "events".to_owned(), ..new.clone() }, NOW),
         sign(&auth, &NewToken { permissions: Some(vec!["fly".to_owned()]), ..new.clone() }, NOW),
-        sign(&auth, &NewToken { rooms: vec![String::new()], ..new }, NOW),
+        sign(&auth, &NewToken { rooms: vec![String::new()], ..new.clone() }, NOW),
+        sign(&auth, &NewToken { rooms: (0..100).map(|i| format!("{i:0100}")).collect(), ..new }, NOW),
     ];
     assert!(refused.iter().all(Result::is_err), "{refused:?}");
 }

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// What is wrong in a file, with its line.
@@ -229,5 +231,16 @@ fn secrets_are_never_shown() {
     }
     for key in KEYS.iter().filter(|key| key.secret) {
         assert!(!schema::shown(key, &loaded.config).contains(SECRET));
+    }
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics(text in ".{0,200}", value in ".{0,60}", at in prop::sample::select(SAMPLES)) {
+        let mut sources = from_set(&[&format!("{}={value}", at.0), &text]);
+        sources.environment = vec![(file::variable(at.0).into(), (&value).into()), ("RINGGATE_CLASSES_X".into(), (&text).into())];
+        let _ = load(&sources);
+        let _ = file::from_text(&text, Path::new("c.toml"));
+        let _ = file::from_text(&format!("{} = {value}", at.0), Path::new("c.toml"));
     }
 }
