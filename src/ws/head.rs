@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 
 use memchr::memchr2_iter;
-use smallvec::SmallVec;
 
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
 
@@ -34,7 +33,7 @@ pub struct RequestHead<'a> {
     /// The query of the target, as sent, without its `?`; it decodes to UTF-8.
     pub query: &'a str,
     host: &'a str,
-    fields: SmallVec<[Field<'a>; 16]>,
+    fields: Vec<Field<'a>>,
 }
 
 type Field<'a> = (&'a str, &'a [u8]);

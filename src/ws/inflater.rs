@@ -229,10 +229,12 @@ mod tests {
         out
     }
 
+    type Expected = Result<Vec<u8>, CloseReason>;
+
     #[test]
     fn examples_of_rfc_7692() {
         let hello = b"Hello".to_vec();
-        let table: [(&str, &[u8], Result<Vec<u8>, CloseReason>); 14] = [
+        let table: [(&str, &[u8], Expected); 14] = [
             ("7.2.3.1: one block", b"\xf2\x48\xcd\xc9\xc9\x07\x00", Ok(hello.clone())),
             ("7.2.3.3: no compression", b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00", Ok(hello.clone())),
             ("7.2.3.4: BFINAL", b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00", Ok(hello.clone())),
