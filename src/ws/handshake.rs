@@ -98,6 +98,8 @@ fn is_key(key: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
 
     const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -165,5 +167,44 @@ mod tests {
             let status = check(fields).err().map(|refusal| refusal.status);
             assert_eq!(status, expect, "{fields:?}");
         }
+    }
+
+    /// The wire of a tungstenite client whose request we answer.
+    #[derive(Default)]
+    struct Wire {
+        request: Vec<u8>,
+        response: Bytes,
+    }
+
+    impl Write for Wire {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.request.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Read for Wire {
+        fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+            if !self.request.is_empty() {
+                let Ok(HeadStatus::Complete { head, len }) = parse_head(&self.request) else { panic!("complete") };
+                assert_eq!((head.path, head.query_param("user_id").as_deref()), ("/ws", Some("ann")));
+                assert_eq!(len, self.request.len());
+                self.response = upgrade(&head, &config::Deflate::default()).unwrap().response();
+                self.request.clear();
+            }
+            let part = self.response.split_to(room.len().min(self.response.len()));
+            room[..part.len()].copy_from_slice(&part);
+            Ok(part.len())
+        }
+    }
+
+    #[test]
+    fn a_tungstenite_client_takes_our_response() {
+        let (_, response) = tungstenite::client("ws://example.org:8080/ws?user_id=ann", Wire::default()).unwrap();
+        assert_eq!(response.status(), 101);
     }
 }

@@ -45,6 +45,12 @@ type Field<'a> = (&'a str, &'a [u8]);
 ///
 /// The refusal to answer with: 400, 405 (not `GET`), 431 (too long, too many fields) or 505 (not HTTP/1.1).
 pub fn parse_head(bytes: &[u8]) -> Result<HeadStatus<'_>, Refusal> {
+    if bytes.first().is_some_and(|&b| !b.is_ascii_graphic() && b != b'\r' && b != b'\n') {
+        return Err(Refusal::new(
+            400,
+            "This is not HTTP: TLS ends at a proxy, and this listener speaks plain HTTP/1.1.",
+        ));
+    }
     let window = &bytes[..bytes.len().min(HTTP_HEAD_BYTES_MAX)];
     let Some(len) = head_len(window)? else {
         return if bytes.len() >= HTTP_HEAD_BYTES_MAX {

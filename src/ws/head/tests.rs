@@ -29,7 +29,7 @@ fn verdict(text: &[u8]) -> Result<String, u16> {
 
 #[test]
 fn heads_good_and_bad() {
-    let table: [(&str, Result<&str, u16>); 78] = [
+    let table: [(&str, Result<&str, u16>); 79] = [
         (GOOD, Ok("/ws")),
         ("\r\nGET /ws HTTP/1.1\r\nHost: a\r\n\r\n", Ok("/ws")),
         ("GET / HTTP/1.1\r\nhost:a\r\n\r\n", Ok("/")),
@@ -63,6 +63,7 @@ fn heads_good_and_bad() {
         ("\r\n\r\nGET /ws HTTP/1.1\r\nHost: a\r\n\r\n", Err(400)),
         ("GE\0T /ws HTTP/1.1\r\nHost: a\r\n\r\n", Err(400)),
         ("GET /w\0s HTTP/1.1\r\nHost: a\r\n\r\n", Err(400)),
+        ("\x16\x03\x01\x02\0\x01\0\x01\u{7c}\x03\x03", Err(400)),
         // methods
         ("POST /ws HTTP/1.1\r\nHost: a\r\n\r\n", Err(405)),
         ("HEAD /ws HTTP/1.1\r\nHost: a\r\n\r\n", Err(405)),
