@@ -4,7 +4,8 @@
 
 use ringgate::config;
 use ringgate::ws::close::Failure;
-use ringgate::ws::deflate::{self, DeflateParams, Inflater};
+use ringgate::ws::deflate::{self, DeflateParams, Deflater, Inflater};
+use ringgate::ws::frame::{Opcode, server_frame_payload};
 use ringgate::ws::handshake::{self, HeadStatus, parse_head};
 use ringgate::ws::message::{Decoder, DecoderConfig, Incoming};
 
@@ -81,6 +82,35 @@ pub(crate) fn inflate(data: &[u8]) {
         stream.extend_from_slice(message);
     }
     frames(&[&[flags & 1, 255], &stream[..]].concat());
+}
+
+/// Messages compressed by us and inflated by us: two bytes choose level, window and takeover, the rest is cut into messages at each 0xff.
+pub(crate) fn deflate(data: &[u8]) {
+    let Some(([flags, window], rest)) = data.split_first_chunk::<2>() else { return };
+    let takeover = flags & 0x80 != 0;
+    let params = DeflateParams {
+        server_no_context_takeover: !takeover,
+        client_no_context_takeover: !takeover,
+        server_max_window_bits: 15,
+        client_max_window_bits: 15,
+    };
+    let config = DecoderConfig { message_size_max: 0, deflate: Some(params) };
+    let mut deflater = Deflater::new(1 + u32::from(flags % 9), 9 + window % 7, takeover);
+    let (mut decoder, mut inflater) = (Decoder::default(), Inflater::new());
+    for message in rest.split(|&b| b == 0xff).take(32) {
+        // Long enough to matter, and repeating.
+        let message = message.repeat(1 + usize::from(flags & 0x7f));
+        let Some(frame) = deflater.frame(Opcode::Binary, &message) else {
+            assert!(!takeover, "with takeover every message is sent");
+            continue;
+        };
+        // The same as a client's frame, with a mask of zeroes.
+        let header = frame.len() - server_frame_payload(&frame).len();
+        let mut frame = [&frame[..header], &[0; 4], &frame[header..]].concat();
+        frame[1] |= 0x80;
+        let got = decoder.next(&config, &mut inflater, &mut frame, &mut 0);
+        assert!(got == Ok(Some(Incoming::Binary(&message))), "it comes back as it was");
+    }
 }
 
 /// The value of `Sec-WebSocket-Extensions`.
