@@ -4,6 +4,7 @@ pub mod auth;
 pub mod config;
 pub mod error;
 pub mod ids;
+pub mod io;
 pub mod limits;
 pub mod mesh;
 pub mod protocol;
