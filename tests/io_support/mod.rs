@@ -74,7 +74,7 @@ impl StandIn {
         let Some(c) = self.get(conn) else { return };
         c.queue.push_back(data.into());
         c.bytes += data.len();
-        let pause = c.bytes > HIGH && !std::mem::replace(&mut c.paused, c.bytes > HIGH || c.paused);
+        let pause = c.bytes > HIGH && !std::mem::replace(&mut c.paused, true);
         self.mark(conn);
         if pause {
             self.actions.push_back(Action::PauseReading { conn });
