@@ -26,7 +26,7 @@ pub unsafe trait Machine {
     /// Payload bytes of the envelope that waits first for `to`.
     fn outgoing_bytes(&self, to: ShardId) -> Option<usize>;
     /// Takes that envelope.
-    fn take_outgoing(&mut self, to: ShardId) -> Option<Envelope>;
+    fn take_outgoing(&mut self, to: ShardId, now: Now) -> Option<Envelope>;
 }
 
 // SAFETY: gathered bytes are in frames that are shared and immutable, and a frame leaves the outbox only in `sent`.
@@ -49,7 +49,7 @@ unsafe impl Machine for Shard {
     fn outgoing_bytes(&self, to: ShardId) -> Option<usize> {
         Shard::outgoing_bytes(self, to)
     }
-    fn take_outgoing(&mut self, to: ShardId) -> Option<Envelope> {
-        Shard::take_outgoing(self, to)
+    fn take_outgoing(&mut self, to: ShardId, now: Now) -> Option<Envelope> {
+        Shard::take_outgoing(self, to, now)
     }
 }

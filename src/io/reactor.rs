@@ -434,12 +434,12 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     }
 
     fn pass_on_envelopes(&mut self) -> bool {
-        let Reactor { mesh, machine, counters, .. } = self;
+        let Reactor { mesh, machine, counters, now, .. } = self;
         let mut busy = false;
         for to in (0..mesh.shards()).map(|to| ShardId(to as u16)) {
             let mut pushed = false;
             while machine.outgoing_bytes(to).is_some_and(|bytes| mesh.has_room(to, bytes)) {
-                let Some(envelope) = machine.take_outgoing(to) else { break };
+                let Some(envelope) = machine.take_outgoing(to, *now) else { break };
                 let push = mesh.push(to, envelope);
                 debug_assert!(push.is_ok(), "there was room");
                 counters.envelopes_out += 1;
@@ -449,6 +449,10 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                 mesh.ring(to);
                 busy = true;
             }
+        }
+        if busy {
+            // What has left may let a client go on.
+            self.act();
         }
         busy
     }

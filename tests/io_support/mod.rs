@@ -232,7 +232,7 @@ unsafe impl Machine for StandIn {
         None
     }
 
-    fn take_outgoing(&mut self, _to: ShardId) -> Option<Envelope> {
+    fn take_outgoing(&mut self, _to: ShardId, _now: Now) -> Option<Envelope> {
         None
     }
 }
