@@ -70,6 +70,7 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod mesh;
+pub mod node;
 pub mod protocol;
 pub mod settings;
 pub mod shard;
