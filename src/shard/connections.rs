@@ -283,11 +283,9 @@ impl Connections {
         self.mark_dirty(slot);
     }
 
-    /// Queues the answer to an upgrade request: the first thing that is sent.
-    pub(super) fn push_response(&mut self, slot: u32, response: Bytes, now: Now) {
-        let limits = OutboxLimits::default();
-        let verdict = self.outbox(slot).push(Item::normal(response, now.mono_ms), &limits);
-        debug_assert_eq!(verdict, Push::Queued, "nothing was queued before");
+    /// Queues the answer to an upgrade request: nothing overtakes it, no control frame and no urgent message.
+    pub(super) fn push_response(&mut self, slot: u32, response: Bytes) {
+        self.outbox(slot).commit(response);
         self.mark_dirty(slot);
     }
 
