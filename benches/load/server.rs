@@ -165,6 +165,7 @@ fn settings(options: &Options, connections: u32) -> Vec<String> {
         "limits.messages_per_second=0",
         "limits.bytes_per_second=0",
         "log.level=warn",
+        "drain.grace=0s",
     ]
     .map(str::to_owned)
     .to_vec();
