@@ -184,6 +184,14 @@ impl Plan {
         }
     }
 
+    /// Messages under way per room, where the next one waits for one to have reached everybody.
+    pub(crate) fn room_depth(&self) -> Option<u32> {
+        match self.rooms.as_ref()?.pace? {
+            Pace::Closed(depth) => Some(depth),
+            Pace::Rate(_) => None,
+        }
+    }
+
     /// A connection's place in its room. The first ones are the senders.
     pub(crate) fn slot(&self, i: u32) -> u32 {
         self.rooms.as_ref().map_or(0, |rooms| i / rooms.count)

@@ -67,10 +67,7 @@ impl Worker<'_> {
                 let offset = interval * (f64::from(self.number) / f64::from(self.plan.workers));
                 self.schedules.push(Schedule { flow, senders, start: now + offset as u64, interval, count: 0 });
             }
-            (Pace::Closed(depth), Flow::Room) => {
-                self.waiting_rooms = senders;
-                self.room_depth = depth;
-            }
+            (Pace::Closed(_), Flow::Room) => self.waiting_rooms = senders,
             (Pace::Closed(depth), _) => {
                 for &i in &senders {
                     let mut out = std::mem::take(&mut self.out);
@@ -108,15 +105,13 @@ impl Worker<'_> {
 
     /// Rooms whose last message has reached everybody get the next one.
     fn send_to_waiting_rooms(&mut self) {
-        if self.waiting_rooms.is_empty() {
-            return;
-        }
+        let Some(depth) = self.plan.room_depth().filter(|_| !self.waiting_rooms.is_empty()) else { return };
         let senders = std::mem::take(&mut self.waiting_rooms);
         let per_room = self.plan.rooms.as_ref().map_or(1, |rooms| u64::from(rooms.senders));
         let mut out = std::mem::take(&mut self.out);
         for &i in &senders {
             let Some(room) = self.plan.room(self.first + i) else { continue };
-            let allowed = self.control.room_done(room) / per_room + u64::from(self.room_depth);
+            let allowed = self.control.room_done(room) / per_room + u64::from(depth);
             if u64::from(self.connections[i as usize].sent) >= allowed {
                 continue;
             }
@@ -220,7 +215,7 @@ impl Worker<'_> {
         if self.control.is_measured(mark.at) {
             self.outcome.latency[stats::index(mark.flow)].saturating_record(now.saturating_sub(mark.at).max(1));
         }
-        if mark.flow == Flow::Room && self.room_depth > 0 {
+        if mark.flow == Flow::Room && plan.room_depth().is_some() {
             self.control.room_delivered(mark.target);
         }
         self.answer(i, mark.flow, now);

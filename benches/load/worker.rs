@@ -48,7 +48,6 @@ pub(crate) struct Worker<'a> {
     pub(crate) schedules: Vec<Schedule>,
     /// Senders that send when the last message of their room has reached everybody.
     pub(crate) waiting_rooms: Vec<u32>,
-    pub(crate) room_depth: u32,
     pub(crate) broadcasts_sent: u32,
     pub(crate) outcome: Outcome,
     connects_done: usize,
@@ -83,7 +82,6 @@ pub(crate) fn run(plan: &Plan, control: &Control, number: u32, target: SocketAdd
         retries: VecDeque::new(),
         schedules: Vec::new(),
         waiting_rooms: Vec::new(),
-        room_depth: 0,
         broadcasts_sent: 0,
         outcome: Outcome::new(),
         connects_done: 0,
