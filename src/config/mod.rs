@@ -1,12 +1,38 @@
 //! What an operator can set: one struct per section of the configuration file, with its defaults.
 //!
 //! Durations are milliseconds here (`_ms`), sizes bytes; in a limit or a timeout `0` means off.
+//!
+//! [`schema`] is the single truth about the keys: what they are called, what is right, what can change at run time. [`load`] puts the
+//! layers on each other, [`check`] knows how keys relate, [`render`] writes `default-config`, [`reload`] answers SIGHUP.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::protocol::class::Class;
+
+mod check;
+mod cidr;
+mod codec;
+mod defaults;
+mod error;
+mod file;
+mod keys;
+mod load;
+mod reload;
+mod render;
+mod schema;
+mod suggest;
+mod units;
+mod value;
+
+pub use cidr::Cidr;
+pub use error::{ConfigError, Origin, Problem};
+pub use keys::key_material;
+pub use load::{DEFAULT_FILE, Loaded, Sources, load};
+pub use reload::{Reloaded, reload};
+pub use render::default_config;
+pub use units::parse_duration_ms;
 
 /// The whole configuration, after defaults, file, environment and command line.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +139,8 @@ pub struct Auth {
     pub timeout_ms: u64,
     /// The shared secret of HS256, HS384 and HS512; already read from `hmac_secret_file` where that is set. Never logged.
     pub hmac_secret: Option<Secret>,
+    /// The file that `hmac_secret` was read from.
+    pub hmac_secret_file: Option<PathBuf>,
     /// PEM files (public keys) of RS*, ES* and EdDSA.
     pub public_keys: Vec<PathBuf>,
     /// A JWKS file (RFC 7517).
@@ -323,141 +351,4 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
-}
-
-/// A network: an address and how many of its leading bits count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    /// The address.
-    pub address: std::net::IpAddr,
-    /// Leading bits that count.
-    pub prefix_len: u8,
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Listen {
-            client: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            admin: SocketAddr::from(([127, 0, 0, 1], 8081)),
-            backlog: 4096,
-            trusted_proxies: Vec::new(),
-            proxy_protocol: false,
-            allowed_origins: Vec::new(),
-        }
-    }
-}
-
-impl Default for Shards {
-    fn default() -> Self {
-        Shards { count: 0, pin: true, fd_tables: FdTables::Auto, driver: Driver::Auto }
-    }
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Auth {
-            mode: AuthMode::None,
-            timeout_ms: 10_000,
-            hmac_secret: None,
-            public_keys: Vec::new(),
-            jwks_file: None,
-            audience: Vec::new(),
-            issuer: Vec::new(),
-            allow_insecure: false,
-            default_permissions: None,
-        }
-    }
-}
-
-impl Default for Session {
-    fn default() -> Self {
-        Session {
-            heartbeat_interval_ms: 30_000,
-            heartbeat_timeout_ms: 60_000,
-            idle_timeout_ms: 300_000,
-            handshake_timeout_ms: 10_000,
-            max_per_user: 16,
-            max_subscriptions: 128,
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            connections: 100_000,
-            connections_per_ip: 100,
-            connections_per_ip_window_ms: 60_000,
-            message_size: 64 * 1024,
-            messages_per_second: 50,
-            bytes_per_second: 512 * 1024,
-        }
-    }
-}
-
-impl Default for Outbox {
-    fn default() -> Self {
-        Outbox {
-            high: 1024 * 1024,
-            low: 256 * 1024,
-            max: 4 * 1024 * 1024,
-            grace_ms: 10_000,
-            shard_budget: 1024 * 1024 * 1024,
-        }
-    }
-}
-
-impl Default for Rooms {
-    fn default() -> Self {
-        Rooms { announce_max: 256 }
-    }
-}
-
-impl Default for Classes {
-    fn default() -> Self {
-        let defaults = [
-            ("price_update", Class::Latest),
-            ("cursor_position", Class::Latest),
-            ("typing_indicator", Class::Droppable),
-        ];
-        Classes(defaults.into_iter().map(|(event, class)| (event.to_owned(), class)).collect())
-    }
-}
-
-impl Default for Deflate {
-    fn default() -> Self {
-        Deflate { enabled: true, context_takeover: false, min_size: 256, level: 1 }
-    }
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Cluster { routing: Routing::Local, bus: Bus::Redis, advertise: None, ready_needs_bus: false }
-    }
-}
-
-impl Default for Redis {
-    fn default() -> Self {
-        Redis {
-            url: Secret("redis://127.0.0.1:6379".to_owned()),
-            prefix: "ws:".to_owned(),
-            batch_size: 512,
-            batch_delay_ms: 5,
-            timeout_ms: 1_000,
-            entry_ttl_ms: 3_600_000,
-            lease_ttl_ms: 10_000,
-        }
-    }
-}
-
-impl Default for Drain {
-    fn default() -> Self {
-        Drain { grace_ms: 0, spread_ms: 5_000, deadline_ms: 25_000 }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Log { level: LogLevel::Info, format: LogFormat::Text }
-    }
 }

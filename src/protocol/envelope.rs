@@ -1,15 +1,200 @@
-//! What shards say to each other.
+//! What shards say to each other over the mesh.
+//!
+//! An envelope owns its bytes: a payload is copied once per destination shard, so that reference counts stay on one core.
+
+use std::net::IpAddr;
+
+use crate::ids::{ConnectionId, MessageId};
+use crate::protocol::RequestId;
+use crate::protocol::class::Class;
+use crate::protocol::tags::Tags;
+
+/// A thing that connections come and go to, and messages are sent to: rooms and channels share one mechanism.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Topic {
+    /// Members talk to each other; coming and going is announced.
+    Room,
+    /// Subscribers listen, through a filter where they want.
+    Channel,
+}
+
+/// A message on its way: encoded once by the shard that accepted it.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// The whole server frame, uncompressed.
+    pub frame: Box<[u8]>,
+    /// What may be given up first.
+    pub class: Class,
+    /// For [`Class::Latest`]: what it is the latest of.
+    pub key: Option<u64>,
+    /// What filters look at.
+    pub tags: Option<Tags>,
+}
+
+/// Who waits for the answer to a request.
+#[derive(Clone, Debug)]
+pub struct ReplyTo {
+    /// The connection that asked.
+    pub conn: ConnectionId,
+    /// The `id` it gave.
+    pub id: RequestId,
+}
+
+/// How many of whom a shard has in a topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Users.
+    pub users: u32,
+    /// Connections.
+    pub connections: u32,
+}
 
 /// A message between shards of one process.
 #[derive(Debug)]
 pub enum Envelope {
-    /// Placeholder.
-    Nothing,
+    /// To the home of an address: may it open another connection?
+    MayConnect {
+        /// The address.
+        ip: IpAddr,
+        /// The connection that waits.
+        conn: ConnectionId,
+    },
+    /// The answer: `None` is yes, else seconds to wait.
+    MayConnectAnswer {
+        /// The connection that waits.
+        conn: ConnectionId,
+        /// Seconds after which it may try again.
+        retry_after_s: Option<u32>,
+    },
+    /// To the home of a user: deliver.
+    ToUser {
+        /// The user.
+        user: Box<str>,
+        /// The message.
+        publication: Publication,
+        /// Its id, for the answer.
+        message_id: MessageId,
+        /// Who wants to know how it went.
+        reply: Option<ReplyTo>,
+    },
+    /// To the home of a topic: a connection of this shard is in it now.
+    Enter {
+        /// Room or channel.
+        topic: Topic,
+        /// Its name.
+        name: Box<str>,
+        /// Whose connection, where it is that user's first in it.
+        first_of_user: Option<Box<str>>,
+        /// Who wants to know that it is done.
+        reply: Option<ReplyTo>,
+    },
+    /// To the home of a topic: a connection of this shard is not in it any more.
+    Leave {
+        /// Room or channel.
+        topic: Topic,
+        /// Its name.
+        name: Box<str>,
+        /// Whose connection, where it was that user's last in it.
+        last_of_user: Option<Box<str>>,
+        /// Who wants to know that it is done.
+        reply: Option<ReplyTo>,
+    },
+    /// To the home of a topic: send this to all in it.
+    Publish {
+        /// Room or channel.
+        topic: Topic,
+        /// Its name.
+        name: Box<str>,
+        /// The message.
+        publication: Publication,
+        /// The connection that does not get it back, where there is one.
+        except: Option<ConnectionId>,
+        /// Its id, for the answer.
+        message_id: MessageId,
+        /// Who wants to know that it was accepted.
+        reply: Option<ReplyTo>,
+    },
+    /// From the home of a topic to a shard with connections in it: deliver to those.
+    Deliver {
+        /// Room or channel.
+        topic: Topic,
+        /// Its name.
+        name: Box<str>,
+        /// The message.
+        publication: Publication,
+        /// The connection that does not get it, where there is one.
+        except: Option<ConnectionId>,
+        /// The user who does not get it, where there is one.
+        except_user: Option<Box<str>>,
+    },
+    /// To every shard: deliver to every connection.
+    Broadcast {
+        /// The message.
+        publication: Publication,
+    },
+    /// To the shard of a connection: the answer to its request, as a whole frame.
+    Answer {
+        /// The connection that asked.
+        conn: ConnectionId,
+        /// The frame.
+        frame: Box<[u8]>,
+    },
+    /// To the home of a topic: who is in it?
+    Presence {
+        /// Room or channel.
+        topic: Topic,
+        /// Its name.
+        name: Box<str>,
+        /// The connection that asked.
+        conn: ConnectionId,
+        /// The `id` it gave.
+        id: Option<RequestId>,
+    },
+    /// From the home of a topic to a shard with connections in it: whom do you have?
+    Count {
+        /// The home's number of this question.
+        ticket: u32,
+        /// Room or channel.
+        topic: Topic,
+        /// Its name.
+        name: Box<str>,
+    },
+    /// The answer.
+    Counted {
+        /// The home's number of this question.
+        ticket: u32,
+        /// The first users and their connections.
+        users: Vec<(Box<str>, u32)>,
+        /// All of them.
+        census: Census,
+    },
+    /// To the shard that sent: so much of what it sent is done with.
+    Credit {
+        /// Envelopes.
+        envelopes: u32,
+        /// Bytes of payload.
+        bytes: u32,
+    },
 }
 
 impl Envelope {
     /// Bytes of payload, for the bounds of the mesh.
     pub fn payload_bytes(&self) -> usize {
-        0
+        match self {
+            Envelope::ToUser { publication, .. }
+            | Envelope::Publish { publication, .. }
+            | Envelope::Deliver { publication, .. }
+            | Envelope::Broadcast { publication, .. } => publication.frame.len(),
+            Envelope::Answer { frame, .. } => frame.len(),
+            Envelope::Counted { users, .. } => users.iter().map(|(name, _)| name.len() + 24).sum(),
+            Envelope::MayConnect { .. }
+            | Envelope::MayConnectAnswer { .. }
+            | Envelope::Enter { .. }
+            | Envelope::Leave { .. }
+            | Envelope::Presence { .. }
+            | Envelope::Count { .. }
+            | Envelope::Credit { .. } => 0,
+        }
     }
 }

@@ -1,56 +1,255 @@
-//! The state machine of one shard: events in, actions out.
+//! The state machine of one shard: events in, actions out, time as an argument.
+//!
+//! Everything that decides anything is here; nothing here knows a socket, a clock, a thread or a lock. See [`event`] for how a driver
+//! turns it.
 
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::ids::{ConnectionId, ShardId};
+use ahash::RandomState;
+
+use crate::ids::{ConnectionId, MessageIds, ShardId};
 use crate::protocol::envelope::Envelope;
+use crate::protocol::permission::Permissions;
 use crate::settings::Settings;
 use crate::time::Now;
+use crate::ws::deflate::Inflater;
+use crate::ws::message::{Decoder, DecoderConfig};
 
+mod connections;
+pub mod counters;
+mod deadlines;
+mod drain;
 pub mod event;
+mod input;
+pub mod ip_table;
+pub mod limiter;
+mod opening;
+pub mod outbox;
+mod presence;
+mod relay;
+mod requests;
+mod routing;
+mod row;
+mod session;
+mod topics;
+mod users;
 
+use connections::Connections;
+use counters::Counters;
+use drain::Drain;
 use event::{Action, Event, Gathered};
+use ip_table::IpTable;
+use presence::Presence;
+use relay::Relay;
+use topics::{HomeTopics, LocalTopics};
+use users::Users;
 
 /// All that one shard decides.
 #[derive(Debug)]
-pub struct Shard {}
+pub struct Shard {
+    id: ShardId,
+    settings: Arc<Settings>,
+    connections: Connections,
+    users: Users,
+    topics: LocalTopics,
+    homes: HomeTopics,
+    relay: Relay,
+    presence: Presence,
+    ips: IpTable,
+    drain: Drain,
+    message_ids: MessageIds,
+    random: fastrand::Rng,
+    default_permissions: Rc<Permissions>,
+    /// Shared by connections without context takeover.
+    inflater: Inflater,
+    /// Decoders that hold nothing, for the next connection with an incomplete message.
+    spare_decoders: Vec<Box<Decoder>>,
+    /// User agents, shared by the connections that have them.
+    user_agents: HashMap<Rc<str>, (), RandomState>,
+    hasher: RandomState,
+}
+
+/// What a shard holds, for tests and for the operator: after everyone has left, all of it is zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Connections, of any state.
+    pub connections: usize,
+    /// Users with a session here.
+    pub users: usize,
+    /// Rooms with members here.
+    pub rooms: usize,
+    /// Channels with subscribers here.
+    pub channels: usize,
+    /// Rooms at home here.
+    pub home_rooms: usize,
+    /// Channels at home here.
+    pub home_channels: usize,
+    /// Envelopes that wait for the mesh.
+    pub outgoing: usize,
+    /// Envelopes that other shards have not finished with.
+    pub outstanding: u64,
+    /// Presence questions that wait for other shards.
+    pub presence: usize,
+}
 
 impl Shard {
-    /// `seed` makes everything that must be unpredictable to peers.
-    pub fn new(_settings: Arc<Settings>, _id: ShardId, _seed: u64, _now: Now) -> Self {
-        Shard {}
+    /// `seed` makes what must be unpredictable to peers: hash keys and jitter.
+    pub fn new(settings: Arc<Settings>, id: ShardId, seed: u64, now: Now) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut key = || random.u64(..);
+        let hasher = RandomState::with_seeds(key(), key(), key(), key());
+        Shard {
+            id,
+            connections: Connections::new(id, &settings.config, now),
+            users: Users::new(hasher.clone()),
+            topics: LocalTopics::new(&hasher),
+            homes: HomeTopics::new(&hasher),
+            relay: Relay::new(id, settings.homes.shards()),
+            presence: Presence::default(),
+            ips: opening::ip_table(&settings.config),
+            drain: Drain::Off,
+            message_ids: MessageIds::new(id, settings.instance),
+            default_permissions: Rc::new((*settings.default_permissions).clone()),
+            inflater: Inflater::new(),
+            spare_decoders: Vec::new(),
+            user_agents: HashMap::with_hasher(hasher.clone()),
+            hasher,
+            random,
+            settings,
+        }
     }
+
     /// Takes one event.
-    pub fn handle(&mut self, _event: Event<'_>, _now: Now) {}
+    pub fn handle(&mut self, event: Event<'_>, now: Now) {
+        match event {
+            Event::Accepted { conn, peer, over_capacity } => self.accepted(conn, peer, over_capacity, now),
+            Event::Bytes { conn, data } => {
+                if let Some(slot) = self.connections.find(conn) {
+                    self.connections.counters.bytes_received += data.len() as u64;
+                    self.bytes(slot, data, now);
+                }
+            }
+            Event::Ended { conn } => {
+                if let Some(slot) = self.connections.find(conn) {
+                    self.ended(slot, now);
+                }
+            }
+            Event::Writable { conn } => {
+                if let Some(slot) = self.connections.find(conn) {
+                    self.connections.row_mut(slot).blocked = false;
+                    self.connections.mark_dirty(slot);
+                }
+            }
+            Event::Adopted { conn, state } => self.adopted(conn, state, now),
+            Event::Envelope { from, envelope } => self.receive(from, envelope, now),
+            Event::Panicked { conn } => {
+                self.connections.counters.panics += 1;
+                if let Some(slot) = self.connections.find(conn) {
+                    self.panicked(slot, now);
+                }
+            }
+            Event::Tick => self.tick(now),
+            Event::Drain => self.begin_drain(now),
+            Event::Reload(settings) => self.reload(settings),
+        }
+        self.close_overflowed(now);
+    }
+
     /// The next thing the driver must do.
     pub fn next_action(&mut self) -> Option<Action> {
-        None
+        self.connections.actions.pop_front()
     }
-    /// The next connection with bytes to send; it is not returned again until [`Shard::sent`] is called for it.
+
+    /// The next connection with bytes to send; it is not returned again until [`Shard::sent`] is called for it or something new is queued.
     pub fn next_dirty(&mut self) -> Option<ConnectionId> {
-        None
+        self.connections.next_dirty()
     }
-    /// Bytes to send next.
-    pub fn gather<'a>(&'a mut self, _conn: ConnectionId, _scratch: &'a mut [u8]) -> Gathered<'a> {
-        Gathered::Empty
+
+    /// Whether [`Shard::next_dirty`] would return a connection.
+    pub fn has_dirty(&self) -> bool {
+        self.connections.has_dirty()
     }
-    /// The kernel took `bytes` of what was gathered; fewer than offered means that [`Event::Writable`] will follow.
-    /// Where more is queued and all was taken, the connection is dirty again.
-    pub fn sent(&mut self, _conn: ConnectionId, _offered: usize, _bytes: usize, _now: Now) {}
+
+    /// Bytes to send next on a connection. `scratch` takes small frames that are coalesced; 16 KiB are plenty.
+    pub fn gather<'a>(&'a mut self, conn: ConnectionId, scratch: &'a mut [u8]) -> Gathered<'a> {
+        match self.connections.find(conn) {
+            Some(slot) => self.connections.gather(slot, scratch),
+            None => Gathered::Empty,
+        }
+    }
+
+    /// The kernel took `bytes` of the `offered` that were gathered. Fewer than offered means that [`Event::Writable`] will follow;
+    /// where all was taken and more is queued, the connection is dirty again.
+    pub fn sent(&mut self, conn: ConnectionId, offered: usize, bytes: usize, now: Now) {
+        if let Some(slot) = self.connections.find(conn) {
+            let flushed = self.connections.sent(slot, offered, bytes);
+            if flushed.flows_again {
+                self.flows_again(slot, now);
+            }
+            if flushed.empty && self.connections.release_outbox(slot) {
+                self.flushed(slot);
+            }
+        }
+    }
+
     /// Whether an envelope waits for `to`.
-    pub fn has_outgoing(&self, _to: ShardId) -> bool {
-        false
+    pub fn has_outgoing(&self, to: ShardId) -> bool {
+        self.relay.has(to)
     }
+
     /// Payload bytes of the envelope that waits first for `to`.
-    pub fn outgoing_bytes(&self, _to: ShardId) -> Option<usize> {
-        None
+    pub fn outgoing_bytes(&self, to: ShardId) -> Option<usize> {
+        self.relay.next_bytes(to)
     }
-    /// Takes the envelope that waits first for `to`; call it only when the mesh has room.
-    pub fn take_outgoing(&mut self, _to: ShardId) -> Option<Envelope> {
-        None
+
+    /// Takes the envelope that waits first for `to`; call it only when the mesh has room for it.
+    pub fn take_outgoing(&mut self, to: ShardId, now: Now) -> Option<Envelope> {
+        let (envelope, debt) = self.relay.take(to)?;
+        if let Some(debt) = debt {
+            self.settle(debt, now);
+        }
+        Some(envelope)
     }
+
     /// Connections this shard holds.
     pub fn connections(&self) -> usize {
-        0
+        self.connections.len()
+    }
+
+    /// What this shard has counted.
+    pub fn counters(&self) -> &Counters {
+        &self.connections.counters
+    }
+
+    /// What this shard holds.
+    pub fn held(&self) -> Held {
+        use crate::protocol::envelope::Topic;
+        Held {
+            connections: self.connections.len(),
+            users: self.users.len(),
+            rooms: self.topics.len(Topic::Room),
+            channels: self.topics.len(Topic::Channel),
+            home_rooms: self.homes.len(Topic::Room),
+            home_channels: self.homes.len(Topic::Channel),
+            outgoing: self.relay.len(),
+            outstanding: self.relay.outstanding(),
+            presence: self.presence.len(),
+        }
+    }
+
+    fn reload(&mut self, settings: Arc<Settings>) {
+        self.connections.configure(&settings.config);
+        self.default_permissions = Rc::new((*settings.default_permissions).clone());
+        self.settings = settings;
+    }
+
+    /// What a decoder must know of this connection.
+    fn decoder_config(&self, slot: u32) -> DecoderConfig {
+        DecoderConfig {
+            message_size_max: self.settings.config.limits.message_size as usize,
+            deflate: self.connections.row(slot).deflate,
+        }
     }
 }

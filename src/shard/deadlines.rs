@@ -1,0 +1,125 @@
+//! Time without timers: one column of deadlines, swept every tick; the rows that are due are looked at.
+
+use crate::error::CloseReason;
+use crate::shard::Shard;
+use crate::shard::connections::NEVER;
+use crate::shard::opening::after;
+use crate::shard::row::{Paused, State};
+use crate::shard::session::row_expired;
+use crate::time::Now;
+use crate::ws::frame::{Opcode, server_frame};
+use crate::ws::handshake::Refusal;
+
+impl Shard {
+    /// The periodic sweep.
+    pub(super) fn tick(&mut self, now: Now) {
+        let now_ds = self.connections.ds(now);
+        let due: Vec<u32> = (0u32..)
+            .zip(self.connections.deadlines())
+            .filter(|(_, deadline)| **deadline <= now_ds)
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in due {
+            self.connections.set_deadline(slot, NEVER);
+            self.due(slot, now);
+        }
+        self.advance_drain(now);
+    }
+
+    /// A row's deadline has come.
+    fn due(&mut self, slot: u32, now: Now) {
+        match self.connections.row(slot).state {
+            State::Vacant => {}
+            State::Connecting => self.refuse(slot, &Refusal::new(408, "the request did not come in time"), now),
+            State::Authenticating => {
+                self.close(slot, CloseReason::Unauthorized, CloseReason::Unauthorized.text(), now);
+            }
+            // Its last bytes could not be sent, or the peer does not answer: enough.
+            State::Moving => {
+                self.close(slot, CloseReason::SlowConsumer, CloseReason::SlowConsumer.text(), now);
+            }
+            State::Closing => self.forget(slot),
+            State::Active | State::Echo => self.check_session(slot, now),
+        }
+    }
+
+    /// Sets a session's next deadline for the first time.
+    pub(super) fn schedule(&mut self, slot: u32, now: Now) {
+        let at = self.next_deadline(slot, now);
+        self.connections.set_deadline(slot, at);
+    }
+
+    /// `/echo` has heartbeats and an idle timeout like any session.
+    pub(super) fn start_heartbeat(&mut self, slot: u32, now: Now) {
+        self.schedule(slot, now);
+    }
+
+    /// Closes a session whose time is up, pings a silent one.
+    fn check_session(&mut self, slot: u32, now: Now) {
+        if let Some(reason) = self.overdue(slot, now) {
+            return self.close(slot, reason, reason.text(), now);
+        }
+        let now_ds = self.connections.ds(now);
+        let interval = self.settings.config.session.heartbeat_interval_ms;
+        let row = self.connections.row_mut(slot);
+        if !row.pinged && !row.paused.any() && after(row.last_receive_ds, interval) <= now_ds {
+            row.pinged = true;
+            self.connections.counters.pings_sent += 1;
+            self.connections.push_control(slot, server_frame(Opcode::Ping, &[]));
+        }
+        self.schedule(slot, now);
+    }
+
+    /// Why a session must end now, if it must.
+    fn overdue(&self, slot: u32, now: Now) -> Option<CloseReason> {
+        let (row, now_ds) = (self.connections.row(slot), self.connections.ds(now));
+        let config = &self.settings.config;
+        if row_expired(row, now) {
+            return Some(CloseReason::TokenExpired);
+        }
+        if self.drain_due(slot, now) {
+            return Some(CloseReason::Draining);
+        }
+        if row.paused.contains(Paused::THROTTLED) && after(row.throttled_ds, config.outbox.grace_ms) <= now_ds {
+            return Some(CloseReason::SlowConsumer);
+        }
+        // While it is not read from, nothing can be heard from it.
+        if row.paused.any() {
+            return None;
+        }
+        if after(row.last_receive_ds, config.session.heartbeat_timeout_ms) <= now_ds {
+            return Some(CloseReason::HeartbeatTimeout);
+        }
+        if after(row.last_message_ds, config.session.idle_timeout_ms) <= now_ds {
+            return Some(CloseReason::IdleTimeout);
+        }
+        None
+    }
+
+    /// The earliest moment at which anything about this session can be due.
+    fn next_deadline(&self, slot: u32, now: Now) -> u32 {
+        let (row, now_ds) = (self.connections.row(slot), self.connections.ds(now));
+        let config = &self.settings.config;
+        let mut at = NEVER;
+        if row.expires_unix_s != 0 {
+            let left_ms = row.expires_unix_s.saturating_mul(1000).saturating_sub(now.unix_ms);
+            at = at.min(now_ds.saturating_add(u32::try_from(left_ms.div_ceil(100)).unwrap_or(NEVER)));
+        }
+        if let Some(drained_ds) = self.drain_deadline(slot) {
+            at = at.min(drained_ds);
+        }
+        if row.paused.contains(Paused::THROTTLED) {
+            at = at.min(after(row.throttled_ds, config.outbox.grace_ms));
+        }
+        if !row.paused.any() {
+            let session = &config.session;
+            let silence = if row.pinged { session.heartbeat_timeout_ms } else { session.heartbeat_interval_ms };
+            at = at.min(after(row.last_receive_ds, silence));
+            at = at.min(after(row.last_receive_ds, session.heartbeat_timeout_ms));
+            at = at.min(after(row.last_message_ds, session.idle_timeout_ms));
+        } else {
+            at = at.min(now_ds.saturating_add(10));
+        }
+        at.max(now_ds + 1)
+    }
+}

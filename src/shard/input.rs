@@ -1,0 +1,193 @@
+//! Bytes in: decoded frame by frame, each message handled before the next is looked at.
+
+use bytes::Bytes;
+
+use crate::error::CloseReason;
+use crate::protocol::{ErrorCode, Request, parse};
+use crate::shard::Shard;
+use crate::shard::connections::{Manner, Shared};
+use crate::shard::limiter::{Admit, RateLimits};
+use crate::shard::row::State;
+use crate::time::Now;
+use crate::ws::frame::{Opcode, server_frame};
+use crate::ws::message::{Decoder, Incoming};
+
+/// Decoders kept for the next incomplete message.
+const SPARE_DECODERS_MAX: usize = 64;
+
+impl Shard {
+    /// Bytes from a peer, in whatever state its connection is.
+    pub(super) fn bytes(&mut self, slot: u32, data: &mut [u8], now: Now) {
+        let now_ds = self.connections.ds(now);
+        let row = self.connections.row_mut(slot);
+        row.received_bytes += data.len() as u64;
+        match row.state {
+            State::Vacant => {}
+            _ if row.discard_input => {}
+            State::Connecting => self.opening_bytes(slot, data, now),
+            State::Moving => self.keep_for_home(slot, data),
+            State::Authenticating | State::Active | State::Echo | State::Closing => {
+                // Any frame is a sign of life.
+                row.last_receive_ds = now_ds;
+                row.pinged = false;
+                self.decode(slot, data, now);
+            }
+        }
+    }
+
+    /// What arrives while a connection waits for its hand-over goes along.
+    fn keep_for_home(&mut self, slot: u32, data: &[u8]) {
+        let extra = self.connections.row_mut(slot).extra();
+        if let Some((_, state)) = extra.moving.as_mut() {
+            state.leftover.extend_from_slice(data);
+        }
+    }
+
+    fn decode(&mut self, slot: u32, data: &mut [u8], now: Now) {
+        let conn = self.connections.id(slot);
+        let config = self.decoder_config(slot);
+        let row = self.connections.row_mut(slot);
+        let mut decoder =
+            row.decoder.take().or_else(|| self.spare_decoders.pop()).unwrap_or_else(|| Box::new(Decoder::default()));
+        // With context takeover the connection has its own; it is put back below.
+        let mut contexts = row.extra.as_mut().and_then(|e| e.contexts.take());
+        let mut shared = std::mem::take(&mut self.inflater);
+        let mut position = 0;
+        loop {
+            let inflater = contexts.as_mut().map_or(&mut shared, |c| &mut c.inflater);
+            match decoder.next(&config, inflater, data, &mut position) {
+                Ok(None) => break,
+                Ok(Some(Incoming::Text(text))) if self.connections.row(slot).state == State::Authenticating => {
+                    // An `auth` may move the connection, and what comes behind it goes along: the text must not borrow from the input.
+                    let text = text.to_owned();
+                    if let Some(c) = contexts.take() {
+                        self.connections.row_mut(slot).extra().contexts = Some(c);
+                    }
+                    self.text_before_session(slot, &text, &mut data[position..], now);
+                    if self.connections.find(conn).is_none() || self.connections.row(slot).state == State::Moving {
+                        break;
+                    }
+                    contexts = self.connections.row_mut(slot).extra.as_mut().and_then(|e| e.contexts.take());
+                }
+                Ok(Some(incoming)) => {
+                    self.incoming(slot, incoming, now);
+                    if self.connections.find(conn).is_none() || self.connections.row(slot).discard_input {
+                        break;
+                    }
+                }
+                Err(failure) => {
+                    self.fail(slot, &failure, now);
+                    break;
+                }
+            }
+        }
+        self.inflater = shared;
+        let kept = self.connections.find(conn).is_some() && !self.connections.row(slot).discard_input;
+        if kept {
+            if let Some(contexts) = contexts {
+                self.connections.row_mut(slot).extra().contexts = Some(contexts);
+            }
+            if !decoder.is_idle() {
+                self.connections.row_mut(slot).decoder = Some(decoder);
+                return;
+            }
+        }
+        if self.spare_decoders.len() < SPARE_DECODERS_MAX {
+            decoder.reset();
+            self.spare_decoders.push(decoder);
+        }
+    }
+
+    /// One message or control frame.
+    fn incoming(&mut self, slot: u32, incoming: Incoming<'_>, now: Now) {
+        match (incoming, self.connections.row(slot).state) {
+            (Incoming::Close(close), _) => self.peer_closes(slot, close.map(|(code, _)| code), now),
+            // Our close frame is on its way: only the peer's answer still counts (RFC 6455, section 1.4).
+            (_, State::Closing) | (Incoming::Pong(_), _) => {}
+            (Incoming::Ping(payload), _) => {
+                self.connections.push_control(slot, server_frame(Opcode::Pong, payload));
+            }
+            (Incoming::Text(text), State::Echo) => self.echo(slot, Opcode::Text, text.as_bytes(), now),
+            (Incoming::Binary(bytes), State::Echo) => self.echo(slot, Opcode::Binary, bytes, now),
+            (Incoming::Binary(_), _) => {
+                let text = CloseReason::Unsupported.text();
+                self.close(slot, CloseReason::Unsupported, text, now);
+            }
+            (Incoming::Text(text), _) => self.text(slot, text, now),
+        }
+    }
+
+    fn echo(&mut self, slot: u32, opcode: Opcode, payload: &[u8], now: Now) {
+        self.count_message(slot, now);
+        let frame: Bytes = server_frame(opcode, payload);
+        self.connections.push(slot, &mut Shared::new(frame), Manner::PLAIN, now);
+    }
+
+    fn count_message(&mut self, slot: u32, now: Now) {
+        let now_ds = self.connections.ds(now);
+        self.connections.counters.messages_received += 1;
+        let row = self.connections.row_mut(slot);
+        row.received_messages += 1;
+        row.last_message_ds = now_ds;
+    }
+
+    /// A message of a running session.
+    fn text(&mut self, slot: u32, text: &str, now: Now) {
+        self.count_message(slot, now);
+        let admitted = self.admit(slot, text.len(), now);
+        match parse(text) {
+            Ok(parsed) => match admitted {
+                Ok(()) => self.request(slot, parsed, now),
+                Err(code) => self.refuse_rate(slot, parsed.id.as_ref(), code, now),
+            },
+            Err(error) => match admitted {
+                Ok(()) => self.error(slot, error.id.as_ref(), error.code, &error.message, now),
+                Err(code) => self.refuse_rate(slot, error.id.as_ref(), code, now),
+            },
+        }
+    }
+
+    /// A message of a connection without identity: `auth`, or `ping`.
+    fn text_before_session(&mut self, slot: u32, text: &str, rest: &mut [u8], now: Now) {
+        self.count_message(slot, now);
+        if let Err(code) = self.admit(slot, text.len(), now) {
+            return self.refuse_rate(slot, None, code, now);
+        }
+        match parse(text) {
+            Ok(parsed) => match parsed.request {
+                Request::Auth { token } => self.auth_request(slot, &token, parsed.id, rest, now),
+                Request::Ping => self.pong(slot, parsed.id.as_ref(), now),
+                _ => {
+                    let text = "authenticate first: {\"type\":\"auth\",\"token\":\"...\"}";
+                    self.error(slot, parsed.id.as_ref(), ErrorCode::Unauthorized, text, now);
+                }
+            },
+            Err(error) => self.error(slot, error.id.as_ref(), error.code, &error.message, now),
+        }
+    }
+
+    /// Whether a message of `bytes` is within its sender's rate.
+    fn admit(&mut self, slot: u32, bytes: usize, now: Now) -> Result<(), ErrorCode> {
+        let limits = &self.settings.config.limits;
+        let rates = RateLimits { messages: limits.messages_per_second, bytes: limits.bytes_per_second };
+        match self.connections.row_mut(slot).rate.admit(now.mono_ms, bytes, &rates) {
+            Admit::Ok => Ok(()),
+            Admit::OverMessages => Err(ErrorCode::RateLimitMessages),
+            Admit::OverBytes => Err(ErrorCode::RateLimitBytes),
+        }
+    }
+
+    /// Refuses a message over the rate; a client that keeps on is closed.
+    fn refuse_rate(&mut self, slot: u32, id: Option<&crate::protocol::RequestId>, code: ErrorCode, now: Now) {
+        self.connections.counters.rate_limited += 1;
+        if self.connections.row(slot).rate.keeps_on() {
+            return self.close(slot, CloseReason::RateLimited, CloseReason::RateLimited.text(), now);
+        }
+        let limits = &self.settings.config.limits;
+        let text = match code {
+            ErrorCode::RateLimitBytes => format!("over {} bytes per second", limits.bytes_per_second),
+            _ => format!("over {} messages per second", limits.messages_per_second),
+        };
+        self.error(slot, id, code, &text, now);
+    }
+}

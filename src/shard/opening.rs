@@ -1,0 +1,326 @@
+//! From an accepted socket to a WebSocket: the upgrade request, and everything that may refuse it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use crate::config::{AuthMode, Config};
+use crate::error::CloseReason;
+use crate::ids::ConnectionId;
+use crate::limits::{HANDOVER_LEFTOVER_BYTES_MAX, HTTP_HEAD_BYTES_MAX, IP_TABLE_MAX, USER_AGENT_BYTES_MAX};
+use crate::protocol::envelope::Envelope;
+use crate::shard::Shard;
+use crate::shard::connections::NEVER;
+use crate::shard::drain::Drain;
+use crate::shard::ip_table::IpTable;
+use crate::shard::row::{AddressVerdict, Contexts, Opening, Row, State};
+use crate::shard::session::Identity;
+use crate::time::Now;
+use crate::ws::deflate::{Deflater, Inflater};
+use crate::ws::handshake::{HeadStatus, Refusal, RequestHead, Upgrade, parse_head, upgrade};
+
+/// Seconds after which a client that was refused for want of room may try again.
+const RETRY_AFTER_S: u32 = 5;
+
+/// Distinct user agents that are shared; past that, new ones are not kept.
+const USER_AGENTS_MAX: usize = 4096;
+
+pub(super) fn ip_table(config: &Config) -> IpTable {
+    IpTable::new(config.limits.connections_per_ip, config.limits.connections_per_ip_window_ms, IP_TABLE_MAX)
+}
+
+/// What an upgrade request comes to.
+enum Outcome {
+    /// A WebSocket; who the user is, where the request said so.
+    Upgraded { upgrade: Upgrade, row: Upgraded, identity: Identity },
+    /// `/echo`.
+    Echo { upgrade: Upgrade },
+    /// The home of the address was asked; go on when it has answered.
+    Wait,
+}
+
+/// What the request said about the connection.
+struct Upgraded {
+    user_agent: Option<Rc<str>>,
+    batch: bool,
+}
+
+impl Shard {
+    pub(super) fn accepted(&mut self, conn: ConnectionId, peer: SocketAddr, over_capacity: bool, now: Now) {
+        let now_ds = self.connections.ds(now);
+        let mut row = Row::open(conn.generation, State::Connecting, peer, now_ds);
+        row.created_unix_ms = now.unix_ms;
+        row.extra().opening = Some(Opening { head: Vec::new(), address: AddressVerdict::Unasked, over_capacity });
+        self.connections.insert(conn, row);
+        self.connections.counters.accepted += 1;
+        let timeout = self.settings.config.session.handshake_timeout_ms;
+        self.connections.set_deadline(conn.slot, after(now_ds, timeout));
+        if !self.is_trusted_proxy(peer.ip()) {
+            // The answer comes back while the request is still on its way.
+            self.ask_for_address(conn.slot, peer.ip(), now);
+        }
+    }
+
+    /// Bytes of the upgrade request.
+    pub(super) fn opening_bytes(&mut self, slot: u32, data: &mut [u8], now: Now) {
+        let Some(opening) = self.connections.row_mut(slot).opening() else { return };
+        if opening.head.is_empty() {
+            // Nearly always the whole request comes in one piece.
+            let used = self.try_open(slot, data, now);
+            match used {
+                Some(used) => self.rest_of_opening(slot, &mut data[used..], now),
+                None => {
+                    if let Some(opening) = self.connections.row_mut(slot).opening() {
+                        opening.head.extend_from_slice(data);
+                    }
+                }
+            }
+            return;
+        }
+        opening.head.extend_from_slice(data);
+        if opening.head.len() > HTTP_HEAD_BYTES_MAX + HANDOVER_LEFTOVER_BYTES_MAX {
+            // A flood behind a request that still waits for its answer.
+            return self.refuse(slot, &Refusal::new(413, "too much was sent before the upgrade was answered"), now);
+        }
+        self.retry_open(slot, now);
+    }
+
+    /// The home of this connection's address has answered.
+    pub(super) fn address_answered(&mut self, slot: u32, retry_after_s: Option<u32>, now: Now) {
+        let Some(opening) = self.connections.row_mut(slot).opening() else { return };
+        opening.address = retry_after_s.map_or(AddressVerdict::Admitted, AddressVerdict::Refused);
+        if !opening.head.is_empty() {
+            self.retry_open(slot, now);
+        }
+    }
+
+    /// Looks again at a request that was kept.
+    fn retry_open(&mut self, slot: u32, now: Now) {
+        let Some(opening) = self.connections.row_mut(slot).opening() else { return };
+        let mut head = std::mem::take(&mut opening.head);
+        match self.try_open(slot, &head, now) {
+            Some(used) => self.rest_of_opening(slot, &mut head[used..], now),
+            None => {
+                if let Some(opening) = self.connections.row_mut(slot).opening() {
+                    opening.head = head;
+                }
+            }
+        }
+    }
+
+    /// What came behind the request belongs to the WebSocket.
+    fn rest_of_opening(&mut self, slot: u32, rest: &mut [u8], now: Now) {
+        if !rest.is_empty() {
+            self.bytes(slot, rest, now);
+        }
+    }
+
+    /// Answers the request if it is complete and all is known. Returns the length of its head, or `None` to wait.
+    fn try_open(&mut self, slot: u32, bytes: &[u8], now: Now) -> Option<usize> {
+        let (head, len) = match parse_head(bytes) {
+            Ok(HeadStatus::Incomplete) => return None,
+            Ok(HeadStatus::Complete { head, len }) => (head, len),
+            Err(refusal) => {
+                self.refuse(slot, &refusal, now);
+                return Some(bytes.len());
+            }
+        };
+        match self.examine(slot, &head, now) {
+            Ok(Outcome::Wait) => return None,
+            Ok(Outcome::Echo { upgrade }) => {
+                self.upgraded(slot, &upgrade, now);
+                self.connections.row_mut(slot).state = State::Echo;
+                self.start_heartbeat(slot, now);
+            }
+            Ok(Outcome::Upgraded { upgrade, row, identity }) => {
+                self.upgraded(slot, &upgrade, now);
+                let stored = self.connections.row_mut(slot);
+                stored.user_agent = row.user_agent;
+                stored.batch = row.batch;
+                stored.state = State::Authenticating;
+                self.identify(slot, identity, now);
+            }
+            Err(refusal) => {
+                self.refuse(slot, &refusal, now);
+                return Some(bytes.len());
+            }
+        }
+        Some(len)
+    }
+
+    /// Whether this request may become a WebSocket.
+    fn examine(&mut self, slot: u32, head: &RequestHead<'_>, now: Now) -> Result<Outcome, Refusal> {
+        let echo = self.settings.config.echo.enabled && head.path == "/echo";
+        if head.path != "/ws" && !echo {
+            return Err(Refusal::new(404, "there is nothing here; WebSocket clients connect to /ws"));
+        }
+        let upgrade = upgrade(head, &self.settings.config.deflate)?;
+        self.check_origin(head)?;
+        if !matches!(self.drain, Drain::Off) {
+            return Err(Refusal::new(503, "this node is draining").retry_after(RETRY_AFTER_S));
+        }
+        let (address, over_capacity) = match self.connections.row_mut(slot).opening() {
+            Some(opening) => (opening.address, opening.over_capacity),
+            None => (AddressVerdict::Admitted, false),
+        };
+        if over_capacity {
+            return Err(Refusal::new(503, "this node holds as many connections as it may").retry_after(RETRY_AFTER_S));
+        }
+        let address = match address {
+            AddressVerdict::Unasked => {
+                let ip = self.client_address(self.connections.row(slot).ip, head);
+                self.connections.row_mut(slot).ip = ip;
+                self.ask_for_address(slot, ip, now)
+            }
+            known => known,
+        };
+        match address {
+            AddressVerdict::Refused(seconds) => {
+                return Err(Refusal::new(429, "too many new connections from this address").retry_after(seconds));
+            }
+            AddressVerdict::Asked | AddressVerdict::Unasked => return Ok(Outcome::Wait),
+            AddressVerdict::Admitted => {}
+        }
+        if echo {
+            return Ok(Outcome::Echo { upgrade });
+        }
+        let identity = match self.settings.config.auth.mode {
+            AuthMode::None => Identity::UserId(head.query_param("user_id").map(|u| u.into_owned())),
+            AuthMode::Jwt => match head.authorization_bearer() {
+                Some(token) => Identity::Token(token.to_owned()),
+                None => head.query_param("token").map_or(Identity::Later, |t| Identity::Token(t.into_owned())),
+            },
+        };
+        let batch = head.query_param("batch").is_some_and(|v| v == "1");
+        let user_agent = head.user_agent().and_then(|text| self.intern_user_agent(text));
+        Ok(Outcome::Upgraded { upgrade, row: Upgraded { user_agent, batch }, identity })
+    }
+
+    /// Queues the 101 and makes the row a WebSocket's.
+    fn upgraded(&mut self, slot: u32, upgrade: &Upgrade, now: Now) {
+        let (config, now_ds) = (&self.settings.config, self.connections.ds(now));
+        let level = config.deflate.level;
+        let row = self.connections.row_mut(slot);
+        row.extra = None;
+        row.deflate = upgrade.deflate;
+        row.protocol_named = upgrade.protocol.is_some();
+        row.last_receive_ds = now_ds;
+        row.last_message_ds = now_ds;
+        if let Some(contexts) = upgrade.deflate.and_then(|params| contexts(&params, level, &[])) {
+            row.extra().contexts = Some(contexts);
+        }
+        self.connections.set_deadline(slot, NEVER);
+        self.connections.push_response(slot, upgrade.response(), now);
+        self.connections.counters.upgraded += 1;
+    }
+
+    /// Answers with an HTTP error and ends the connection.
+    pub(super) fn refuse(&mut self, slot: u32, refusal: &Refusal, now: Now) {
+        self.connections.counters.refused(refusal.status);
+        self.connections.push_response(slot, refusal.response(), now);
+        let reason = if refusal.status == 408 { CloseReason::HandshakeTimeout } else { CloseReason::HandshakeRefused };
+        self.linger(slot, reason, now);
+    }
+
+    fn check_origin(&self, head: &RequestHead<'_>) -> Result<(), Refusal> {
+        let allowed = &self.settings.config.listen.allowed_origins;
+        // Programs that are not browsers send no Origin, and could send any.
+        let Some(origin) = head.origin() else { return Ok(()) };
+        if allowed.is_empty() || allowed.iter().any(|a| a == "*" || a.eq_ignore_ascii_case(origin)) {
+            return Ok(());
+        }
+        Err(Refusal::new(403, "this origin may not connect (listen.allowed_origins)"))
+    }
+
+    /// Asks whether this address may open another connection; remembers and returns the verdict.
+    fn ask_for_address(&mut self, slot: u32, ip: IpAddr, now: Now) -> AddressVerdict {
+        let home = self.settings.homes.ip(ip);
+        let verdict = if self.settings.config.limits.connections_per_ip == 0 {
+            AddressVerdict::Admitted
+        } else if home == self.id {
+            self.may_connect(ip, now).map_or(AddressVerdict::Admitted, AddressVerdict::Refused)
+        } else {
+            let conn = self.connections.id(slot);
+            self.relay.send(home, Envelope::MayConnect { ip, conn }, None);
+            AddressVerdict::Asked
+        };
+        if let Some(opening) = self.connections.row_mut(slot).opening() {
+            opening.address = verdict;
+        }
+        verdict
+    }
+
+    /// At the home of an address: `None` to admit, or the seconds to wait.
+    pub(super) fn may_connect(&mut self, ip: IpAddr, now: Now) -> Option<u32> {
+        self.ips.admit(ip, now.mono_ms).err().map(|retry| retry.seconds)
+    }
+
+    fn is_trusted_proxy(&self, ip: IpAddr) -> bool {
+        self.settings.config.listen.trusted_proxies.iter().any(|network| network.contains(ip))
+    }
+
+    /// The client behind a trusted proxy: the rightmost forwarded address that is not a trusted proxy itself.
+    fn client_address(&self, socket: IpAddr, head: &RequestHead<'_>) -> IpAddr {
+        if !self.is_trusted_proxy(socket) {
+            return socket;
+        }
+        let mut client = socket;
+        let values: Vec<&[u8]> = head.headers("x-forwarded-for").collect();
+        let hops = values.iter().rev().flat_map(|value| value.rsplit(|b| *b == b','));
+        for hop in hops {
+            let Some(ip) = std::str::from_utf8(hop).ok().and_then(parse_hop) else { break };
+            client = ip;
+            if !self.is_trusted_proxy(ip) {
+                break;
+            }
+        }
+        client
+    }
+
+    fn intern_user_agent(&mut self, text: &str) -> Option<Rc<str>> {
+        let mut end = text.len().min(USER_AGENT_BYTES_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let text = &text[..end];
+        if let Some((known, ())) = self.user_agents.get_key_value(text) {
+            return Some(known.clone());
+        }
+        if self.user_agents.len() >= USER_AGENTS_MAX {
+            self.user_agents.retain(|agent, ()| Rc::strong_count(agent) > 1);
+            if self.user_agents.len() >= USER_AGENTS_MAX {
+                return None;
+            }
+        }
+        let agent: Rc<str> = Rc::from(text);
+        self.user_agents.insert(agent.clone(), ());
+        Some(agent)
+    }
+}
+
+/// An address as proxies write it: with or without a port, IPv6 with or without brackets.
+fn parse_hop(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    text.parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()))
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
+}
+
+/// Contexts for a connection that keeps any between messages; `window` is what the client has sent before, on another shard.
+pub(super) fn contexts(params: &crate::ws::deflate::DeflateParams, level: u32, window: &[u8]) -> Option<Box<Contexts>> {
+    if params.server_no_context_takeover && params.client_no_context_takeover {
+        return None;
+    }
+    let mut inflater = Inflater::new();
+    if !window.is_empty() {
+        inflater.set_window(window);
+    }
+    let takeover = !params.server_no_context_takeover;
+    let deflater = Deflater::new(level, params.server_max_window_bits, takeover);
+    Some(Box::new(Contexts { inflater, deflater }))
+}
+
+/// The deadline `timeout_ms` after `now_ds`; 0 is never.
+pub(super) fn after(now_ds: u32, timeout_ms: u64) -> u32 {
+    if timeout_ms == 0 { NEVER } else { now_ds.saturating_add(timeout_ms.div_ceil(100) as u32) }
+}

@@ -1,0 +1,149 @@
+//! Who is in a room or channel: the home asks the shards that have anyone in it and puts their answers together.
+
+use std::collections::HashMap;
+
+use crate::ids::{ConnectionId, ShardId};
+use crate::limits::PRESENCE_USERS_MAX;
+use crate::protocol::envelope::{Census, Envelope, Topic};
+use crate::protocol::reply::{self, Place};
+use crate::protocol::{ErrorCode, RequestId};
+use crate::shard::Shard;
+use crate::shard::relay::Debt;
+use crate::time::Now;
+use crate::ws::frame::{Opcode, server_frame_with};
+
+/// Questions that one shard has open at a time; over it: `unavailable`.
+const QUESTIONS_MAX: usize = 1024;
+
+/// The questions this shard has put to others.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    open: HashMap<u32, Question>,
+    next_ticket: u32,
+}
+
+#[derive(Debug)]
+struct Question {
+    topic: Topic,
+    name: Box<str>,
+    conn: ConnectionId,
+    id: Option<RequestId>,
+    missing: usize,
+    users: Vec<(Box<str>, u32)>,
+    census: Census,
+    /// Credit stays in use until it is answered: what is open is bounded by it.
+    debt: Debt,
+}
+
+impl Presence {
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+}
+
+impl Shard {
+    /// At the home of a topic: somebody asks who is in it.
+    pub(super) fn presence_asked(
+        &mut self,
+        topic: Topic,
+        name: Box<str>,
+        conn: ConnectionId,
+        id: Option<RequestId>,
+        debt: &Debt,
+        now: Now,
+    ) {
+        if self.presence.open.len() >= QUESTIONS_MAX {
+            let text = "too many presence requests at once";
+            let frame = server_frame_with(Opcode::Text, 160, |out| {
+                reply::error(out, id.as_ref(), ErrorCode::Unavailable, text);
+            });
+            return self.send_answer(conn, Vec::from(frame).into_boxed_slice(), Some(debt.clone()), now);
+        }
+        let shards: Vec<ShardId> = self
+            .homes
+            .find(topic, &name)
+            .map(|home| home.interest.iter().map(|(s, _)| *s).collect())
+            .unwrap_or_default();
+        let ticket = self.presence.next_ticket;
+        self.presence.next_ticket = ticket.wrapping_add(1);
+        let mut question = Question {
+            topic,
+            name,
+            conn,
+            id,
+            missing: 0,
+            users: Vec::new(),
+            census: Census::default(),
+            debt: debt.clone(),
+        };
+        for shard in shards {
+            if shard == self.id {
+                let (users, census) = self.whom_we_have(topic, &question.name);
+                question.add(users, census);
+            } else {
+                question.missing += 1;
+                self.relay.send(shard, Envelope::Count { ticket, topic, name: question.name.clone() }, None);
+            }
+        }
+        if question.missing == 0 {
+            return self.answer_presence(question, now);
+        }
+        self.presence.open.insert(ticket, question);
+    }
+
+    /// Another shard's home asks whom we have.
+    pub(super) fn count(&mut self, from: ShardId, ticket: u32, topic: Topic, name: &str) {
+        let (users, census) = self.whom_we_have(topic, name);
+        self.relay.send(from, Envelope::Counted { ticket, users, census }, None);
+    }
+
+    /// A shard has answered.
+    pub(super) fn counted(&mut self, ticket: u32, users: Vec<(Box<str>, u32)>, census: Census, now: Now) {
+        let Some(question) = self.presence.open.get_mut(&ticket) else { return };
+        question.add(users, census);
+        question.missing -= 1;
+        if question.missing == 0
+            && let Some(question) = self.presence.open.remove(&ticket)
+        {
+            self.answer_presence(question, now);
+        }
+    }
+
+    fn answer_presence(&mut self, question: Question, now: Now) {
+        let Question { topic, name, conn, id, mut users, census, debt, .. } = question;
+        users.sort_unstable();
+        users.truncate(PRESENCE_USERS_MAX);
+        let listed: Vec<(&str, u32)> = users.iter().map(|(user, count)| (user.as_ref(), *count)).collect();
+        let place = match topic {
+            Topic::Room => Place::Room(&name),
+            Topic::Channel => Place::Channel(&name),
+        };
+        let truncated = (listed.len() as u64) < u64::from(census.users);
+        let (user_count, connection_count) = (u64::from(census.users), u64::from(census.connections));
+        let frame = server_frame_with(Opcode::Text, 256 + listed.len() * 48, |out| {
+            reply::presence(out, id.as_ref(), place, &listed, user_count, connection_count, truncated);
+        });
+        self.send_answer(conn, Vec::from(frame).into_boxed_slice(), Some(debt), now);
+    }
+
+    /// The users of this shard in a topic: the first of them with their connections, and how many in all.
+    fn whom_we_have(&self, topic: Topic, name: &str) -> (Vec<(Box<str>, u32)>, Census) {
+        let Some(index) = self.topics.find(topic, name) else { return Default::default() };
+        let mut connections_of: HashMap<u32, u32, _> = HashMap::with_hasher(self.hasher.clone());
+        for member in &self.topics.get(index).members {
+            *connections_of.entry(self.connections.row(member.slot).user).or_default() += 1;
+        }
+        let census =
+            Census { users: connections_of.len() as u32, connections: self.topics.get(index).members.len() as u32 };
+        let named = |(user, count): (&u32, &u32)| (Box::from(self.users.get(*user).name.as_ref()), *count);
+        (connections_of.iter().take(PRESENCE_USERS_MAX).map(named).collect(), census)
+    }
+}
+
+impl Question {
+    fn add(&mut self, users: Vec<(Box<str>, u32)>, census: Census) {
+        self.users.extend(users);
+        self.census.users += census.users;
+        self.census.connections += census.connections;
+    }
+}

@@ -1,0 +1,288 @@
+//! What clients ask for, carried out: permissions, memberships here, and the envelope to the home of whatever is addressed.
+
+use crate::ids::ShardId;
+use crate::protocol::class::Class;
+use crate::protocol::envelope::{self, Envelope, ReplyTo, Topic};
+use crate::protocol::reply::{self, Kind, MessageHead, OkFields};
+use crate::protocol::request::{Parsed, PresenceTarget, Publication, Request};
+use crate::protocol::{ErrorCode, Filter, RequestId, Verb};
+use crate::settings::Addressee;
+use crate::shard::Shard;
+use crate::shard::outbox::Source;
+use crate::shard::row::{Membership, NONE, Paused};
+use crate::shard::topics::Member;
+use crate::time::Now;
+use crate::ws::frame::{Opcode, server_frame_with};
+
+impl Shard {
+    /// Carries out one request of a session.
+    pub(super) fn request(&mut self, slot: u32, parsed: Parsed<'_>, now: Now) {
+        let Parsed { id, request } = parsed;
+        match request {
+            Request::Auth { token } => self.auth_request(slot, &token, id, &mut [], now),
+            Request::Ping => self.pong(slot, id.as_ref(), now),
+            Request::SendMessage { target_user, publication } => {
+                if self.permitted(slot, Verb::Send, &target_user, id.as_ref(), now) {
+                    self.send_message(slot, &target_user, publication, id, now);
+                }
+            }
+            Request::Join { room } => {
+                if self.permitted(slot, Verb::Join, &room, id.as_ref(), now) {
+                    self.enter(slot, Topic::Room, &room, None, id, now);
+                }
+            }
+            Request::Leave { room } => self.leave(slot, Topic::Room, &room, id, now),
+            Request::Message { room, publication } => match self.membership(slot, Topic::Room, &room) {
+                Some(_) => self.publish(slot, Topic::Room, &room, publication, id, now),
+                None => {
+                    let text = "join the room first";
+                    self.error(slot, id.as_ref(), ErrorCode::NotMember, text, now);
+                }
+            },
+            Request::Subscribe { channel, filter } => {
+                if self.permitted(slot, Verb::Subscribe, &channel, id.as_ref(), now) {
+                    self.enter(slot, Topic::Channel, &channel, filter, id, now);
+                }
+            }
+            Request::Unsubscribe { channel } => self.leave(slot, Topic::Channel, &channel, id, now),
+            Request::Publish { channel, publication } => {
+                if self.permitted(slot, Verb::Publish, &channel, id.as_ref(), now) {
+                    self.publish(slot, Topic::Channel, &channel, publication, id, now);
+                }
+            }
+            Request::Broadcast { publication } => {
+                if self.permitted(slot, Verb::Broadcast, "", id.as_ref(), now) {
+                    self.broadcast(slot, publication, id, now);
+                }
+            }
+            Request::Presence { target } => {
+                let (topic, name) = match target {
+                    PresenceTarget::Room(name) => (Topic::Room, name),
+                    PresenceTarget::Channel(name) => (Topic::Channel, name),
+                };
+                if self.permitted(slot, Verb::Presence, &name, id.as_ref(), now) {
+                    let conn = self.connections.id(slot);
+                    let home = self.settings.homes.topic(topic, &name);
+                    self.route(slot, home, Envelope::Presence { topic, name: name.into(), conn, id }, now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn pong(&mut self, slot: u32, id: Option<&RequestId>, now: Now) {
+        self.say(slot, 64, |out| reply::pong(out, id, now.unix_ms), now);
+    }
+
+    /// Whether this user may do this; if not, says so.
+    fn permitted(&mut self, slot: u32, verb: Verb, name: &str, id: Option<&RequestId>, now: Now) -> bool {
+        let own = self.connections.row(slot).permissions.as_deref();
+        if own.unwrap_or(&self.default_permissions).allows(verb, name) {
+            return true;
+        }
+        let text = match verb {
+            Verb::Broadcast => "needs the permission \"broadcast\"".to_owned(),
+            _ => format!("needs a permission \"{}:...\" that covers this name", verb.name()),
+        };
+        self.error(slot, id, ErrorCode::Forbidden, &text, now);
+        false
+    }
+
+    fn send_message(&mut self, slot: u32, target: &str, publication: Publication<'_>, id: Option<RequestId>, now: Now) {
+        let (publication, message_id) = self.encode(slot, Addressee::User(target), &publication, now);
+        let reply = self.reply_to(slot, id);
+        let envelope = Envelope::ToUser { user: target.into(), publication, message_id, reply };
+        let home = self.settings.homes.user(target);
+        self.route(slot, home, envelope, now);
+    }
+
+    fn publish(
+        &mut self,
+        slot: u32,
+        topic: Topic,
+        name: &str,
+        publication: Publication<'_>,
+        id: Option<RequestId>,
+        now: Now,
+    ) {
+        let (publication, message_id) = self.encode(slot, Addressee::Topic(topic, name), &publication, now);
+        let except = (topic == Topic::Room).then(|| self.connections.id(slot));
+        let reply = self.reply_to(slot, id);
+        let envelope = Envelope::Publish { topic, name: name.into(), publication, except, message_id, reply };
+        let home = self.settings.homes.topic(topic, name);
+        self.route(slot, home, envelope, now);
+    }
+
+    fn broadcast(&mut self, slot: u32, publication: Publication<'_>, id: Option<RequestId>, now: Now) {
+        let (publication, message_id) = self.encode(slot, Addressee::All, &publication, now);
+        for shard in 0..self.settings.homes.shards() {
+            let envelope = Envelope::Broadcast { publication: publication.clone() };
+            self.route(slot, ShardId(shard), envelope, now);
+        }
+        let fields = OkFields { message_id: Some(message_id), ..OkFields::default() };
+        self.answer_ok(slot, id.as_ref(), &fields, now);
+    }
+
+    /// Encodes a message as its receivers will see it, once for all of them.
+    fn encode(
+        &mut self,
+        slot: u32,
+        to: Addressee<'_>,
+        publication: &Publication<'_>,
+        now: Now,
+    ) -> (envelope::Publication, crate::ids::MessageId) {
+        let message_id = self.message_ids.next(now.unix_ms);
+        let from = self.users.get(self.connections.row(slot).user).name.clone();
+        let (room, channel) = match to {
+            Addressee::Topic(topic, name) => place(topic, name),
+            Addressee::User(_) | Addressee::All => (None, None),
+        };
+        let head = MessageHead {
+            kind: if matches!(to, Addressee::All) { Kind::Broadcast } else { Kind::Message },
+            id: message_id,
+            from: Some(&from),
+            content: publication.content,
+            timestamp_ms: now.unix_ms,
+            room,
+            channel,
+            event: publication.event.as_deref(),
+            tags_raw: publication.tags_raw,
+        };
+        let frame = server_frame_with(Opcode::Text, reply::message_capacity(&head), |out| reply::message(out, &head));
+        let class = publication.class.unwrap_or_else(|| self.class_of(publication.event.as_deref()));
+        let key = (class == Class::Latest).then(|| match publication.key.as_deref() {
+            Some(key) => self.settings.homes.key(to, key),
+            None => self.settings.homes.default_key(to, &from, publication.event.as_deref().unwrap_or("")),
+        });
+        let frame = Vec::from(frame).into_boxed_slice();
+        (envelope::Publication { frame, class, key, tags: publication.tags.clone() }, message_id)
+    }
+
+    /// The class of a message that names none.
+    fn class_of(&self, event: Option<&str>) -> Class {
+        event.and_then(|event| self.settings.config.classes.0.get(event).copied()).unwrap_or_default()
+    }
+
+    pub(super) fn reply_to(&self, slot: u32, id: Option<RequestId>) -> Option<ReplyTo> {
+        id.map(|id| ReplyTo { conn: self.connections.id(slot), id })
+    }
+
+    /// Sends on behalf of a client, using up its shard's credit; without more of it the client waits.
+    pub(super) fn route(&mut self, slot: u32, home: ShardId, envelope: Envelope, now: Now) {
+        let conn = self.connections.id(slot);
+        let more = self.relay.spend(home, envelope.payload_bytes());
+        if home == self.id {
+            self.receive(home, envelope, now);
+        } else {
+            self.relay.send(home, envelope, None);
+        }
+        // Handling it here may have closed the sender.
+        if !more && self.connections.find(conn).is_some() {
+            self.connections.counters.credit_waits += 1;
+            self.connections.pause(slot, Paused::CREDIT);
+            self.relay.wait(home, conn);
+        }
+    }
+
+    /// Where in a connection's memberships a topic stands.
+    fn membership(&self, slot: u32, topic: Topic, name: &str) -> Option<usize> {
+        let index = self.topics.find(topic, name)?;
+        self.connections.row(slot).memberships.iter().position(|m| m.topic == index)
+    }
+
+    /// A connection enters a room or subscribes to a channel.
+    pub(super) fn enter(
+        &mut self,
+        slot: u32,
+        topic: Topic,
+        name: &str,
+        filter: Option<Box<Filter>>,
+        id: Option<RequestId>,
+        now: Now,
+    ) {
+        if let Some(place) = self.membership(slot, topic, name) {
+            // It is in already; a subscription may have another filter now.
+            let Membership { topic: index, position } = self.connections.row(slot).memberships[place];
+            self.topics.member(index, position).filter = filter;
+            return self.answer_ok(slot, id.as_ref(), &place_fields(topic, name), now);
+        }
+        let max = self.settings.config.session.max_subscriptions as usize;
+        if max != 0 && self.connections.row(slot).memberships.len() >= max {
+            let text = format!("at most {max} rooms and channels per connection");
+            return self.error(slot, id.as_ref(), ErrorCode::TooManyRooms, &text, now);
+        }
+        let first = !self.user_is_in(slot, topic, name);
+        let place = self.connections.row(slot).memberships.len() as u32;
+        let (index, position) = self.topics.add(topic, name, Member { slot, place, filter });
+        let row = self.connections.row_mut(slot);
+        row.memberships.push(Membership { topic: index, position });
+        let user = self.users.get(row.user).name.as_ref();
+        let first_of_user = first.then(|| Box::from(user));
+        let reply = self.reply_to(slot, id);
+        let home = self.settings.homes.topic(topic, name);
+        self.route(slot, home, Envelope::Enter { topic, name: name.into(), first_of_user, reply }, now);
+    }
+
+    /// A connection leaves a room or unsubscribes from a channel.
+    fn leave(&mut self, slot: u32, topic: Topic, name: &str, id: Option<RequestId>, now: Now) {
+        match self.membership(slot, topic, name) {
+            Some(place) => self.leave_place(slot, place, id, now),
+            // It is not in: what was asked for is true.
+            None => self.answer_ok(slot, id.as_ref(), &place_fields(topic, name), now),
+        }
+    }
+
+    pub(super) fn leave_all_topics(&mut self, slot: u32, now: Now) {
+        while let Some(last) = self.connections.row(slot).memberships.len().checked_sub(1) {
+            self.leave_place(slot, last, None, now);
+        }
+    }
+
+    fn leave_place(&mut self, slot: u32, place: usize, id: Option<RequestId>, now: Now) {
+        let row = self.connections.row_mut(slot);
+        let Membership { topic: index, position } = row.memberships.swap_remove(place);
+        if let Some(moved) = row.memberships.get(place).copied() {
+            self.topics.member(moved.topic, moved.position).place = place as u32;
+        }
+        let (topic, name) = (self.topics.get(index).kind, self.topics.get(index).name.clone());
+        if let Some((moved_slot, moved_place)) = self.topics.remove(index, position).moved {
+            self.connections.row_mut(moved_slot).memberships[moved_place as usize].position = position;
+        }
+        let source = match topic {
+            Topic::Room => Source::Room(index),
+            Topic::Channel => Source::Channel(index),
+        };
+        self.connections.forget_source(slot, source);
+        let last = !self.user_is_in(slot, topic, &name);
+        let user = self.connections.row(slot).user;
+        let last_of_user = last.then(|| Box::from(self.users.get(user).name.as_ref()));
+        let reply = self.reply_to(slot, id);
+        let home = self.settings.homes.topic(topic, &name);
+        let envelope = Envelope::Leave { topic, name: Box::from(name.as_ref()), last_of_user, reply };
+        self.route(slot, home, envelope, now);
+    }
+
+    /// Whether another connection of this connection's user is in a topic. They are all on this shard.
+    fn user_is_in(&self, slot: u32, topic: Topic, name: &str) -> bool {
+        let user = self.connections.row(slot).user;
+        debug_assert_ne!(user, NONE, "only sessions enter and leave");
+        let others = &self.users.get(user).connections;
+        let Some(index) = self.topics.find(topic, name).filter(|_| others.len() > 1) else { return false };
+        others
+            .iter()
+            .any(|&other| other != slot && self.connections.row(other).memberships.iter().any(|m| m.topic == index))
+    }
+}
+
+/// `roomId` or `channel`.
+pub(super) fn place_fields(topic: Topic, name: &str) -> OkFields<'_> {
+    let (room, channel) = place(topic, name);
+    OkFields { room, channel, ..OkFields::default() }
+}
+
+/// A topic's name as a room's or as a channel's.
+fn place(topic: Topic, name: &str) -> (Option<&str>, Option<&str>) {
+    match topic {
+        Topic::Room => (Some(name), None),
+        Topic::Channel => (None, Some(name)),
+    }
+}

@@ -1,0 +1,249 @@
+//! Envelopes in: at the home of a user, a room or a channel, and at the shards that have members.
+
+use crate::ids::{ConnectionId, MessageId, ShardId};
+use crate::protocol::class::Class;
+use crate::protocol::envelope::{Envelope, Publication, ReplyTo, Topic};
+use crate::protocol::reply::{self, OkFields, Status};
+use crate::protocol::tags::Tags;
+use crate::shard::Shard;
+use crate::shard::connections::{Manner, Shared};
+use crate::shard::outbox::Source;
+use crate::shard::relay::Debt;
+use crate::shard::requests::place_fields;
+use crate::shard::row::{Paused, State};
+use crate::time::Now;
+use crate::ws::frame::{Opcode, server_frame_with};
+
+impl Shard {
+    /// Takes an envelope, from another shard or from this one itself.
+    pub(super) fn receive(&mut self, from: ShardId, envelope: Envelope, now: Now) {
+        let bytes = envelope.payload_bytes();
+        match envelope {
+            Envelope::ToUser { user, publication, message_id, reply } => {
+                let debt = self.relay.debt(from, bytes);
+                let status = self.deliver_to_user(&user, publication, now);
+                let fields = OkFields { message_id: Some(message_id), status: Some(status), ..OkFields::default() };
+                self.reply(reply, &fields, &debt, now);
+                self.settle(debt, now);
+            }
+            Envelope::Enter { topic, name, first_of_user, reply } => {
+                let debt = self.relay.debt(from, bytes);
+                let census = self.homes.enter(topic, &name, from, first_of_user.is_some()).census();
+                if let Some(user) = first_of_user.filter(|_| self.announces(topic, census.users)) {
+                    self.announce(&name, &user, reply::user_joined, &debt, now);
+                }
+                self.reply(reply, &place_fields(topic, &name), &debt, now);
+                self.settle(debt, now);
+            }
+            Envelope::Leave { topic, name, last_of_user, reply } => {
+                let debt = self.relay.debt(from, bytes);
+                let left = self.homes.leave(topic, &name, from, last_of_user.is_some()).map(|t| t.census());
+                if let Some(user) = last_of_user.filter(|_| left.is_some_and(|c| self.announces(topic, c.users))) {
+                    self.announce(&name, &user, reply::user_left, &debt, now);
+                }
+                self.reply(reply, &place_fields(topic, &name), &debt, now);
+                self.settle(debt, now);
+            }
+            Envelope::Publish { topic, name, publication, except, message_id, reply } => {
+                let debt = self.relay.debt(from, bytes);
+                self.fan_out(topic, &name, publication, except, None, &debt, now);
+                self.accept(reply, message_id, &debt, now);
+                self.settle(debt, now);
+            }
+            Envelope::Broadcast { publication } => {
+                let debt = self.relay.debt(from, bytes);
+                self.deliver_to_all(publication, now);
+                self.settle(debt, now);
+            }
+            Envelope::Deliver { topic, name, publication, except, except_user } => {
+                self.deliver_to_members(topic, &name, publication, except, except_user.as_deref(), now);
+            }
+            Envelope::Answer { conn, frame } => self.answer(conn, frame, now),
+            Envelope::Presence { topic, name, conn, id } => {
+                let debt = self.relay.debt(from, bytes);
+                self.presence_asked(topic, name, conn, id, &debt, now);
+                self.settle(debt, now);
+            }
+            Envelope::Count { ticket, topic, name } => self.count(from, ticket, topic, &name),
+            Envelope::Counted { ticket, users, census } => self.counted(ticket, users, census, now),
+            Envelope::MayConnect { ip, conn } => {
+                let retry_after_s = self.may_connect(ip, now);
+                self.relay.send(from, Envelope::MayConnectAnswer { conn, retry_after_s }, None);
+            }
+            Envelope::MayConnectAnswer { conn, retry_after_s } => {
+                if let Some(slot) = self.connections.find(conn) {
+                    self.address_answered(slot, retry_after_s, now);
+                }
+            }
+            Envelope::Credit { envelopes, bytes } => {
+                let ready = self.relay.restore(from, envelopes, bytes);
+                self.go_on(ready, now);
+            }
+        }
+    }
+
+    /// Gives back what a message used up, if this was its last destination.
+    pub(super) fn settle(&mut self, debt: Debt, now: Now) {
+        let ready = self.relay.settle(debt);
+        self.go_on(ready, now);
+    }
+
+    /// These clients may be read from again.
+    fn go_on(&mut self, ready: Vec<ConnectionId>, now: Now) {
+        for conn in ready {
+            if let Some(slot) = self.connections.find(conn) {
+                self.connections.resume(slot, Paused::CREDIT, now);
+            }
+        }
+    }
+
+    /// Delivers to every connection of a user at home here.
+    fn deliver_to_user(&mut self, user: &str, publication: Publication, now: Now) -> Status {
+        let Some(index) = self.users.find(user) else { return Status::Offline };
+        let Publication { frame, class, key, .. } = publication;
+        let mut frame = Shared::new(frame);
+        let manner = Manner { class, key, source: Source::None };
+        let mut accepted = false;
+        for &slot in &self.users.get(index).connections {
+            accepted |= self.connections.push(slot, &mut frame, manner, now);
+        }
+        if accepted { Status::Delivered } else { Status::Dropped }
+    }
+
+    /// At the home of a topic: to the shards that have anyone in it.
+    #[expect(clippy::too_many_arguments, reason = "they are the fields of one envelope")]
+    fn fan_out(
+        &mut self,
+        topic: Topic,
+        name: &str,
+        publication: Publication,
+        except: Option<ConnectionId>,
+        except_user: Option<&str>,
+        debt: &Debt,
+        now: Now,
+    ) {
+        let Some(home) = self.homes.find(topic, name) else { return };
+        let mut here = false;
+        for &(shard, _) in &home.interest {
+            if shard == self.id {
+                here = true;
+                continue;
+            }
+            let envelope = Envelope::Deliver {
+                topic,
+                name: name.into(),
+                publication: publication.clone(),
+                except,
+                except_user: except_user.map(Box::from),
+            };
+            self.relay.send(shard, envelope, Some(debt.clone()));
+        }
+        if here {
+            self.deliver_to_members(topic, name, publication, except, except_user, now);
+        }
+    }
+
+    /// Delivers to the connections of this shard that are in a topic.
+    fn deliver_to_members(
+        &mut self,
+        topic: Topic,
+        name: &str,
+        publication: Publication,
+        except: Option<ConnectionId>,
+        except_user: Option<&str>,
+        now: Now,
+    ) {
+        let Some(index) = self.topics.find(topic, name) else {
+            // The last one has left while it was on its way.
+            self.connections.counters.envelopes_stale += 1;
+            return;
+        };
+        let Publication { frame, class, key, tags } = publication;
+        let mut frame = Shared::new(frame);
+        let source = match topic {
+            Topic::Room => Source::Room(index),
+            Topic::Channel => Source::Channel(index),
+        };
+        let manner = Manner { class, key, source };
+        let except_slot = except.and_then(|conn| self.connections.find(conn));
+        let except_user = except_user.and_then(|user| self.users.find(user));
+        let no_tags = Tags::default();
+        let tags = tags.as_ref().unwrap_or(&no_tags);
+        for member in &self.topics.get(index).members {
+            if Some(member.slot) == except_slot
+                || member.filter.as_ref().is_some_and(|filter| !filter.matches(tags))
+                || except_user.is_some_and(|user| self.connections.row(member.slot).user == user)
+            {
+                continue;
+            }
+            self.connections.push(member.slot, &mut frame, manner, now);
+        }
+    }
+
+    /// Delivers to every session of this shard.
+    fn deliver_to_all(&mut self, publication: Publication, now: Now) {
+        let Publication { frame, class, key, .. } = publication;
+        let mut frame = Shared::new(frame);
+        let manner = Manner { class, key, source: Source::None };
+        for slot in 0..self.connections.capacity() {
+            if self.connections.row(slot).state == State::Active {
+                self.connections.push(slot, &mut frame, manner, now);
+            }
+        }
+    }
+
+    /// Whether coming and going is told in a room of that many users.
+    fn announces(&self, topic: Topic, users: u32) -> bool {
+        let max = self.settings.config.rooms.announce_max;
+        topic == Topic::Room && (max == 0 || users <= max)
+    }
+
+    /// Tells the members of a room that somebody came or went.
+    fn announce(
+        &mut self,
+        room: &str,
+        user: &str,
+        encode: impl FnOnce(&mut Vec<u8>, &str, &str),
+        debt: &Debt,
+        now: Now,
+    ) {
+        let capacity = 64 + user.len() + room.len();
+        let frame = server_frame_with(Opcode::Text, capacity, |out| encode(out, user, room));
+        let frame = Vec::from(frame).into_boxed_slice();
+        let publication = Publication { frame, class: Class::Droppable, key: None, tags: None };
+        self.fan_out(Topic::Room, room, publication, None, Some(user), debt, now);
+    }
+
+    fn accept(&mut self, reply: Option<ReplyTo>, message_id: MessageId, debt: &Debt, now: Now) {
+        let fields = OkFields { message_id: Some(message_id), ..OkFields::default() };
+        self.reply(reply, &fields, debt, now);
+    }
+
+    /// Answers a request, on whatever shard its connection is.
+    fn reply(&mut self, reply: Option<ReplyTo>, fields: &OkFields<'_>, debt: &Debt, now: Now) {
+        let Some(ReplyTo { conn, id }) = reply else { return };
+        let frame = server_frame_with(Opcode::Text, 256, |out| reply::ok(out, &id, fields));
+        self.send_answer(conn, Vec::from(frame).into_boxed_slice(), Some(debt.clone()), now);
+    }
+
+    /// Sends an answer to the shard of the connection that asked.
+    pub(super) fn send_answer(&mut self, conn: ConnectionId, frame: Box<[u8]>, debt: Option<Debt>, now: Now) {
+        if conn.shard == self.id {
+            self.answer(conn, frame, now);
+            if let Some(debt) = debt {
+                self.settle(debt, now);
+            }
+        } else {
+            self.relay.send(conn.shard, Envelope::Answer { conn, frame }, debt);
+        }
+    }
+
+    fn answer(&mut self, conn: ConnectionId, frame: Box<[u8]>, now: Now) {
+        match self.connections.find(conn) {
+            Some(slot) => {
+                self.connections.push(slot, &mut Shared::new(frame), Manner::PLAIN, now);
+            }
+            None => self.connections.counters.envelopes_stale += 1,
+        }
+    }
+}
