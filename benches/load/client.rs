@@ -235,6 +235,10 @@ impl Worker<'_> {
 
     fn frame(&mut self, i: usize, opcode: u8, payload: &[u8], now: u64) {
         match opcode {
+            // `auth:ok` carries names that the generator did not choose; no message comes before it.
+            frame::TEXT | frame::BINARY if self.connections[i].state == State::Authenticating => {
+                self.notice(i, payload);
+            }
             frame::TEXT | frame::BINARY => match self.locator.find(payload) {
                 Some(at) => self.delivery(i, payload, at, now),
                 None => self.notice(i, payload),
