@@ -312,12 +312,6 @@ impl Connections {
         self.outboxes.get_mut(row.outbox)
     }
 
-    /// Bytes queued for a connection.
-    pub(super) fn queued_bytes(&self, slot: u32) -> usize {
-        let handle = self.row(slot).outbox;
-        if handle == NONE { 0 } else { self.outboxes.get(handle).bytes() }
-    }
-
     /// Puts a connection on the dirty list, unless it is there or waits for its socket.
     pub(super) fn mark_dirty(&mut self, slot: u32) {
         let conn = self.id(slot);
