@@ -2,6 +2,9 @@
 
 mod auth;
 mod closing;
+mod codec;
+mod credit;
 mod opening;
+mod outbox;
 mod requests;
 mod timeouts;
