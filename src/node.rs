@@ -26,7 +26,7 @@ use signals::{Signal, Signals};
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Makes the settings from those in effect, on SIGHUP; `None` where they stay (and why is logged).
-pub type Reload = Box<dyn Fn(&Settings) -> Option<Settings>>;
+pub type Reload = Box<dyn Fn(&Settings) -> Option<Settings> + Send>;
 
 /// What the command line says beside the configuration.
 #[derive(Default)]
@@ -141,7 +141,7 @@ fn supervise(
     signals: &mut Signals,
     shards: &Shards,
     settings: &mut Arc<Settings>,
-    reload: Option<&dyn Fn(&Settings) -> Option<Settings>>,
+    reload: Option<&(dyn Fn(&Settings) -> Option<Settings> + Send)>,
 ) -> End {
     let mut draining: Option<Option<Instant>> = None;
     loop {
