@@ -111,7 +111,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<(), StartError> {
         written.map_err(|error| StartError::ReadyFile { path: path.clone(), error })?;
     }
     announce::notify_supervisor("READY=1");
-    let ended = supervise(&mut signals, &shards, &mut settings, options.reload.as_deref());
+    let ended = supervise(&mut signals, &shards, &mut settings, options.reload.as_ref());
     let stopped = shards.stop(STOP_PATIENCE);
     match ended {
         End::Drained => tracing::info!("all connections are closed"),
@@ -137,12 +137,7 @@ enum End {
 }
 
 /// Waits for signals and for the shards.
-fn supervise(
-    signals: &mut Signals,
-    shards: &Shards,
-    settings: &mut Arc<Settings>,
-    reload: Option<&(dyn Fn(&Settings) -> Option<Settings> + Send)>,
-) -> End {
+fn supervise(signals: &mut Signals, shards: &Shards, settings: &mut Arc<Settings>, reload: Option<&Reload>) -> End {
     let mut draining: Option<Option<Instant>> = None;
     loop {
         let deadline = draining.flatten();

@@ -1,5 +1,7 @@
 //! A whole node in this process: start, a real handshake, the ready file, drain by signal.
 
+#![allow(unsafe_code)]
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -21,17 +23,43 @@ fn ready(path: &std::path::Path) -> serde_json::Value {
     }
 }
 
+/// As in most containers: io_uring_setup fails with EPERM, for this thread and those that it starts.
+fn forbid_io_uring() {
+    let statement = |code: u32, k: u32, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut filter = [
+        // The number of the system call is the first word.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_io_uring_setup as u32, 0, 1),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program lives until the kernel has copied it.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+    }
+}
+
 #[test]
 fn a_node_serves_until_it_is_told_to_drain() {
-    for (driver, name) in [(Driver::Auto, None), (Driver::Epoll, Some("epoll"))] {
-        let path = std::env::temp_dir().join(format!("ringgate-io-node-{}-{driver:?}", std::process::id()));
+    let cases =
+        [(Driver::Auto, false, None), (Driver::Epoll, false, Some("epoll")), (Driver::Auto, true, Some("epoll"))];
+    for (driver, forbidden, name) in cases {
+        let path = std::env::temp_dir().join(format!("ringgate-io-node-{}-{driver:?}-{forbidden}", std::process::id()));
         let mut config = Config::default();
         config.listen.client = "127.0.0.1:0".parse().unwrap();
         config.shards.count = 2;
         config.shards.driver = driver;
         config.drain.spread_ms = 0;
         let options = RunOptions { ready_file: Some(path.clone()), ..RunOptions::default() };
-        let node = std::thread::spawn(move || run(config, options));
+        let node = std::thread::spawn(move || {
+            if forbidden {
+                forbid_io_uring();
+                assert!(ringgate::io::runtime::choose(Driver::IoUring).is_err(), "insisting on it is an error");
+            }
+            run(config, options)
+        });
         let ready = ready(&path);
         assert_eq!(ready["shards"], 2);
         assert!(name.is_none_or(|name| ready["driver"] == name), "{ready}");

@@ -26,7 +26,7 @@ pub(super) struct Signals(SignalDelivery<UnixStream, SignalOnly>);
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
-        SignalDelivery::with_pipe(read, write, SignalOnly::default(), [SIGTERM, SIGINT, SIGHUP]).map(Signals)
+        SignalDelivery::with_pipe(read, write, SignalOnly, [SIGTERM, SIGINT, SIGHUP]).map(Signals)
     }
 
     /// Waits for a signal, or until `other` is readable, or until `deadline`.

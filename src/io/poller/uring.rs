@@ -30,7 +30,8 @@ const KIND_RECEIVE: u64 = 2;
 const KIND_SEND: u64 = 3;
 const KIND_CANCEL: u64 = 4;
 
-const _: () = assert!(RECEIVE_BATCH <= SQ_ENTRIES as usize && SEND_BATCH <= SQ_ENTRIES as usize);
+const _: () = assert!(RECEIVE_BATCH <= SQ_ENTRIES as usize);
+const _: () = assert!(SEND_BATCH <= SQ_ENTRIES as usize);
 
 /// See the module.
 pub struct Uring {
