@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::auth::{KeyError, Verifier};
-use crate::config::{self, AuthMode, Config, ConfigError, Driver, Routing};
+use crate::config::{self, AuthMode, Config, ConfigError, Driver, Reloaded, Routing, Sources};
 use crate::io::fd_table::Tables;
 use crate::io::runtime::{self, DriverKind};
 use crate::io::shards::{Command, Plan, Shards, StartError as ShardsError};
 use crate::io::{clock, process};
-use crate::protocol::permission::{PermissionError, Permissions};
+use crate::log::Log;
+use crate::protocol::permission::PermissionError;
 use crate::settings::{Homes, Settings};
 use crate::shard::Shard;
 
@@ -25,22 +25,15 @@ use signals::{Signal, Signals};
 /// How long the shards may take to close what is left and end, once they are told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Makes the settings from those in effect, on SIGHUP; `None` where they stay (and why is logged).
-pub type Reload = Box<dyn Fn(&Settings) -> Option<Settings> + Send>;
-
 /// What the command line says beside the configuration.
-#[derive(Default)]
+#[derive(Debug)]
 pub struct RunOptions {
     /// Where to write the bound addresses once connections are accepted.
     pub ready_file: Option<PathBuf>,
-    /// What SIGHUP does; without it the signal is logged and ignored.
-    pub reload: Option<Reload>,
-}
-
-impl std::fmt::Debug for RunOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunOptions").field("ready_file", &self.ready_file).finish_non_exhaustive()
-    }
+    /// Where the configuration came from: SIGHUP reads it again.
+    pub sources: Sources,
+    /// The log, whose level may change at run time.
+    pub log: Log,
 }
 
 /// Why the node did not start, or did not go on.
@@ -52,9 +45,6 @@ pub enum StartError {
     /// Key files.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Keys.
-    #[error("auth: {0}")]
-    Keys(#[from] KeyError),
     /// `auth.default_permissions`.
     #[error("auth.default_permissions: {0}")]
     Permissions(#[from] PermissionError),
@@ -88,7 +78,6 @@ pub enum StartError {
 pub fn run(config: Config, options: RunOptions) -> Result<(), StartError> {
     // Before anything can be sent one.
     let mut signals = Signals::new().map_err(StartError::Signals)?;
-    process::disable_huge_pages();
     let open_files = process::raise_open_files();
     let count = shard_count(&config);
     let connections = u64::from(config.limits.connections);
@@ -111,7 +100,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<(), StartError> {
         written.map_err(|error| StartError::ReadyFile { path: path.clone(), error })?;
     }
     announce::notify_supervisor("READY=1");
-    let ended = supervise(&mut signals, &shards, &mut settings, options.reload.as_ref());
+    let ended = supervise(&mut signals, &shards, &mut settings, &options);
     let stopped = shards.stop(STOP_PATIENCE);
     match ended {
         End::Drained => tracing::info!("all connections are closed"),
@@ -137,7 +126,7 @@ enum End {
 }
 
 /// Waits for signals and for the shards.
-fn supervise(signals: &mut Signals, shards: &Shards, settings: &mut Arc<Settings>, reload: Option<&Reload>) -> End {
+fn supervise(signals: &mut Signals, shards: &Shards, settings: &mut Arc<Settings>, options: &RunOptions) -> End {
     let mut draining: Option<Option<Instant>> = None;
     loop {
         let deadline = draining.flatten();
@@ -153,12 +142,12 @@ fn supervise(signals: &mut Signals, shards: &Shards, settings: &mut Arc<Settings
                     let patience = settings.config.drain.deadline_ms;
                     draining = Some((patience > 0).then(|| Instant::now() + Duration::from_millis(patience)));
                 }
-                Signal::Reload => match reload.and_then(|reload| reload(settings)) {
-                    Some(next) => {
+                Signal::Reload => match reload(settings, options) {
+                    Ok(next) => {
                         *settings = Arc::new(next);
                         shards.command(&Command::Reload(settings.clone()));
                     }
-                    None => tracing::info!("the configuration stays as it is"),
+                    Err(error) => tracing::error!("the configuration stays as it was: {error}"),
                 },
             }
         }
@@ -182,26 +171,30 @@ fn shard_count(config: &Config) -> u16 {
 
 /// What the shards need besides the configuration.
 fn resolve(config: Config, shards: u16) -> Result<Settings, StartError> {
-    let verifier = match config.auth.mode {
-        AuthMode::None => None,
-        AuthMode::Jwt => Some(Arc::new(Verifier::new(&config.auth, &config::key_material(&config.auth)?)?)),
-    };
-    let default_permissions = match &config.auth.default_permissions {
-        Some(entries) => Permissions::parse(entries.iter().map(String::as_str))?,
-        None => Permissions::defaults(config.auth.mode),
-    };
+    let verifier = config::verifier(&config.auth)?;
     let node_id = match config.node.id.as_str() {
         "" => format!("{}-{:08x}", host_name(), getrandom::u32().map_err(StartError::Random)?),
         id => id.to_owned(),
     };
-    Ok(Settings {
-        verifier,
-        default_permissions: Arc::new(default_permissions),
-        node_id,
-        instance: getrandom::u32().map_err(StartError::Random)?,
-        homes: Homes::new(shards, getrandom::u64().map_err(StartError::Random)?),
-        config,
-    })
+    let instance = getrandom::u32().map_err(StartError::Random)?;
+    let homes = Homes::new(shards, getrandom::u64().map_err(StartError::Random)?);
+    Ok(Settings::new(config, verifier, node_id, instance, homes)?)
+}
+
+/// SIGHUP: reads configuration and key files again. What cannot change at run time is logged and stays.
+fn reload(settings: &Settings, options: &RunOptions) -> Result<Settings, StartError> {
+    let Reloaded { config, changed, ignored, warnings } = config::reload(&settings.config, &options.sources)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if !ignored.is_empty() {
+        tracing::warn!(keys = ignored.join(", "), "changed in the configuration, but take a restart");
+    }
+    let verifier = config::verifier(&config.auth)?;
+    let next = settings.reloaded(config, verifier)?;
+    options.log.set_level(next.config.log.level);
+    tracing::info!(keys = changed.join(", "), "configuration reloaded");
+    Ok(next)
 }
 
 fn host_name() -> String {
