@@ -213,9 +213,9 @@ impl Shards {
         let _ = rustix::io::read(&self.shared.control, &mut [0; 8]);
     }
 
-    /// Whether every shard has drained.
+    /// Whether every shard has drained, and no connection is on its way from one to another.
     pub fn drained(&self) -> bool {
-        self.shared.statuses.iter().all(Status::drained)
+        self.shared.statuses.iter().all(Status::drained) && self.connections() == 0
     }
 
     /// Whether a shard has ended by itself, which none should.
