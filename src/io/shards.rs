@@ -290,6 +290,7 @@ fn bring_up(plan: &Plan, gates: &[Sender<Go>], reports: &Receiver<Report>) -> Re
     all(gates.len())?;
     // The first shard finds the port where it is 0, and the others share it.
     let mut address = plan.listen;
+    Listener::probe(address).map_err(|error| StartError::Listen { address, error })?;
     for gate in gates {
         go(gate, Go::Listen(address))?;
         address = all(1)?.unwrap_or(address);
