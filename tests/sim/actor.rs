@@ -224,7 +224,10 @@ impl Actor {
                     note_id(publication, message["messageId"].as_str());
                 }
             }
-            About::Presence(_, exact) if got == Expect::Ok => self.assert_presence(message, exact.as_ref()),
+            About::Presence(place, exact) if got == Expect::Ok => {
+                assert_eq!(Place::of(message).as_ref(), Some(&place));
+                self.assert_presence(message, exact.as_ref());
+            }
             About::Presence(..) => {}
         }
     }

@@ -13,7 +13,8 @@ use crate::board::{Board, Fate, Place};
 use crate::client::{Client, Phase};
 use crate::codec;
 use crate::ops::{self, USERS};
-use crate::world::{Faults, World};
+use crate::setup::Faults;
+use crate::world::World;
 
 /// Turns within which everything on its way must have arrived.
 const REST_TURNS_MAX: usize = 20_000;
