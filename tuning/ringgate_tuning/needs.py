@@ -13,9 +13,9 @@ TRACKED_BYTES = 320
 # Besides connections: code, rings, mesh queues, scratch, per shard.
 BASE_BYTES = 64 << 20
 SHARD_BYTES = 16 << 20
-# Descriptors of a shard that are not clients: rings, doorbells, socket pairs to every other shard, listeners, the bus.
-RESERVED_FILES = 64
-RESERVED_FILES_PER_SHARD = 4
+# Descriptors of a table that are not clients, as the gateway itself counts them (src/io/fd_table.rs).
+RESERVED_FILES = 128
+RESERVED_FILES_PER_SHARD = 16
 # Users are spread over the shards by a hash: the fullest one has a little more than its share.
 SPREAD = 0.97
 PAGE_BYTES = 4096
@@ -117,7 +117,7 @@ def _tables(machine, plan):
     """How many descriptor tables the gateway will have."""
     if machine.nofile is None or plan.fd_tables == "shared":
         return 1
-    binds = machine.nofile < plan.connections + _reserved(plan) * plan.shards
+    binds = machine.nofile < plan.connections + _reserved(plan)
     return plan.shards if plan.fd_tables == "private" or binds else 1
 
 
@@ -125,19 +125,17 @@ def _descriptors(machine, plan):
     if machine.nofile is None:
         return None
     tables, reserved = _tables(machine, plan), _reserved(plan)
-    own = reserved if tables > 1 else reserved * plan.shards
-    each = max(0, machine.nofile - own)
+    each = max(0, machine.nofile - reserved)
     capacity = int(each * tables * SPREAD) if tables > 1 else each
-    share = -(-plan.connections // tables)
-    need = int(share / SPREAD) + own if tables > 1 else plan.connections + own
+    need = reserved + (int(plan.connections / tables / SPREAD) + 1 if tables > 1 else plan.connections)
     of_each = " in each of the shards' tables" if tables > 1 else ""
     then = f"New clients are turned away at once. Raise LimitNOFILE= in the unit (or ulimit -Hn) to {need}"
     if machine.nr_open is not None and need > machine.nr_open:
         then += f", and before that fs.nr_open, which allows {count(machine.nr_open)}"
     if plan.fd_tables == "shared":
         then += '; or let shards.fd_tables = "auto" give every shard a table of its own'
-    elif machine.nofile > 2 * reserved:
-        then += f"; or start more shards, each with its own table: shards.count = {_shards_for(machine, plan)}"
+    elif (shards := _shards_for(machine, plan)) is not None:
+        then += f"; or start more shards, each with its own table: shards.count = {shards}"
     return Finding(
         "descriptors of the process", capacity, f"{count(machine.nofile)} {machine.nofile_whose}", f"{count(need)}{of_each}", then + ".",
     )  # fmt: skip
@@ -148,15 +146,15 @@ def _shards_for(machine, plan):
     while shards < 256:
         own = RESERVED_FILES + RESERVED_FILES_PER_SHARD * shards
         if (machine.nofile - own) * shards * SPREAD >= plan.connections:
-            break
+            return shards
         shards += 1
-    return shards
+    return None
 
 
 def _files(machine, plan):
     if machine.file_max is None:
         return None
-    own = _reserved(plan) * plan.shards
+    own = _reserved(plan)
     return Finding(
         "files of the whole machine", max(0, machine.file_max - machine.file_used - own),
         f"{count(machine.file_max)}, {count(machine.file_used)} in use", f"{count(plan.connections + own)} more",
