@@ -13,6 +13,8 @@ SYSCTL_FILE = "/etc/sysctl.d/90-ringgate.conf"
 LIMITS_FILE = "/etc/security/limits.d/90-ringgate.conf"
 UNIT_FILE = "/etc/systemd/system/ringgate.service.d/90-tuning.conf"
 MODULES_FILE = "/etc/modules-load.d/ringgate.conf"
+# What the kernel starts with; it is never less unless somebody wanted it so.
+NR_OPEN_DEFAULT = 1 << 20
 CONGESTION = "net.ipv4.tcp_congestion_control"
 
 
@@ -73,7 +75,7 @@ def plan(host, profile, state):
 def files(profile, steps):
     """The files that keep the settings over a restart, and give the process its limits."""
     # A limit above fs.nr_open is worse than none: with it in limits.d nobody can log in any more.
-    ceiling = next((int(step.target) for step in steps if step.setting.key == "fs.nr_open"), profile.limits["nofile"])
+    ceiling = next((int(step.target) for step in steps if step.setting.key == "fs.nr_open"), NR_OPEN_DEFAULT)
     nofile, memlock = min(profile.limits["nofile"], ceiling), profile.limits["memlock"]
     head = f"# Made by ringgate's tuning/apply {profile.name}; tuning/apply --undo removes it.\n"
     wanted = {
