@@ -1,10 +1,78 @@
-//! ringgate: a WebSocket gateway for Linux.
+//! ringgate: a WebSocket gateway for Linux that holds 100,000+ connections per box and routes messages between users, rooms and channels.
+//!
+//! This is the map for those who work on it. What it does for its users, and how to run it, is in `README.md`.
+//!
+//! # Bird's-eye view
+//!
+//! One process, one thread per core, and each thread is a *shard*: it owns a slice of the connections with everything that belongs to
+//! them, and shares nothing with the others but bounded queues.
+//!
+//! ```text
+//!            accept (SO_REUSEPORT)                     home of the user: hash(user) % shards
+//!   client ───────────────────────▶ shard A ─────────▶ shard B          (SCM_RIGHTS, once, after authentication)
+//!                                      │
+//!   on each shard, one turn:           │
+//!   readiness → receive → Shard::handle → actions → flush what became dirty → move envelopes into the mesh
+//!                                      │
+//!                                      └── mesh: a bounded queue per pair of shards, an eventfd doorbell per shard
+//! ```
+//!
+//! * A connection is accepted by any shard, shakes hands and authenticates there, and is handed to its user's *home* shard. So user → shard
+//!   is arithmetic; and so are room → shard and channel → shard: a topic's home knows which shards have anyone in it, and only those get
+//!   its messages.
+//! * A connection at rest is a row ([`shard`]): no task, no buffer, no timer. What is incomplete or queued is borrowed from pools.
+//! * A message is encoded once by the shard that accepted it, copied once per destination shard, and shared by all receivers there.
+//! * Nobody writes to a socket when a message is routed. It goes to the receiver's outbox; all outboxes that have something are flushed
+//!   once per turn, frames coalesced, up to 256 sends in one system call.
+//!
+//! # Code map
+//!
+//! `main → node → {io, mesh} → shard → {ws, protocol, auth} → {settings, config, error, ids, limits, time}`; arrows are the only
+//! directions in which modules name each other, and a test holds it so.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`], [`config`], [`log`] | arguments, configuration, log lines |
+//! | [`node`] | builds shards, mesh and signals; start, reload, drain, end |
+//! | [`io`] | **the only user of sockets and of monoio**: reactor, pollers (io_uring, epoll), listener, descriptor tables |
+//! | [`mesh`] | between shards: queues, doorbells, and the hand-over of sockets |
+//! | [`shard`] | the state machine: [events](shard::event::Event) in, [actions](shard::event::Action) out |
+//! | [`ws`] | WebSocket, pure: handshake, frames, messages, compression |
+//! | [`protocol`] | what clients say and hear, and the [envelopes](protocol::envelope::Envelope) between shards |
+//! | [`auth`] | tokens to claims |
+//! | [`settings`] | what all shards share, read-only |
+//! | [`limits`] | every bound that is not a configuration key |
+//!
+//! # Invariants
+//!
+//! * **Pure**: `shard`, `ws`, `protocol` and `auth` know no socket, clock, entropy, thread or lock. Time and randomness are arguments; so
+//!   the simulator (`tests/sim`) runs whole sets of shards on one thread with a virtual clock.
+//! * **No locks, no shared maps.** Shards speak through [`mesh`] only. monoio's `sync` feature stays off: a waker used from another
+//!   thread panics in tests instead of hiding a lock.
+//! * **Everything is bounded.** Envelopes by credit between origin and home shard, outboxes by their marks, incomplete input by
+//!   `limits.message_size`, everything else by [`limits`].
+//! * **Nothing is lost silently.** Every push has a verdict, every drop a counter, every close one [reason](error::CloseReason).
+//! * **Handles, not references, cross boundaries.** A [`ConnectionId`](ids::ConnectionId) with a stale generation finds nothing.
+//! * **Order.** What one connection sends to one target arrives in that order: every leg is one first-in-first-out queue.
+//! * **Descriptors are made before the barrier.** With private descriptor tables a number made later means another file on another
+//!   thread. See [`io`].
+//!
+//! # Where this departs from what one would expect
+//!
+//! The listener, the mesh's doorbell and the tick are watched by the shard's own poller beside the clients' sockets, not by tasks of the
+//! runtime: then one descriptor is all that the reactor waits for, accepting is bounded per turn like receiving, and nothing ever has to
+//! be cancelled. The runtime (monoio) runs that one task, and beside it what is not a client: the admin listener.
 
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod ids;
+pub mod io;
 pub mod limits;
+pub mod log;
+pub mod mesh;
+pub mod node;
 pub mod protocol;
 pub mod settings;
 pub mod shard;

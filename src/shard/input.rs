@@ -168,8 +168,7 @@ impl Shard {
 
     /// Whether a message of `bytes` is within its sender's rate.
     fn admit(&mut self, slot: u32, bytes: usize, now: Now) -> Result<(), ErrorCode> {
-        let limits = &self.settings.config.limits;
-        let rates = RateLimits { messages: limits.messages_per_second, bytes: limits.bytes_per_second };
+        let rates = self.rates();
         match self.connections.row_mut(slot).rate.admit(now.mono_ms, bytes, &rates) {
             Admit::Ok => Ok(()),
             Admit::OverMessages => Err(ErrorCode::RateLimitMessages),
@@ -177,10 +176,15 @@ impl Shard {
         }
     }
 
+    fn rates(&self) -> RateLimits {
+        let limits = &self.settings.config.limits;
+        RateLimits { messages: limits.messages_per_second, bytes: limits.bytes_per_second }
+    }
+
     /// Refuses a message over the rate; a client that keeps on is closed.
     fn refuse_rate(&mut self, slot: u32, id: Option<&crate::protocol::RequestId>, code: ErrorCode, now: Now) {
         self.connections.counters.rate_limited += 1;
-        if self.connections.row(slot).rate.keeps_on() {
+        if self.connections.row(slot).rate.keeps_on(&self.rates()) {
             return self.close(slot, CloseReason::RateLimited, CloseReason::RateLimited.text(), now);
         }
         let limits = &self.settings.config.limits;

@@ -65,6 +65,7 @@ pub struct Shard {
     /// Shared by connections without context takeover.
     inflater: Inflater,
     /// Decoders that hold nothing, for the next connection with an incomplete message.
+    #[expect(clippy::vec_box, reason = "they come from rows and go back to rows, boxed")]
     spare_decoders: Vec<Box<Decoder>>,
     /// User agents, shared by the connections that have them.
     user_agents: HashMap<Rc<str>, (), RandomState>,
@@ -100,6 +101,8 @@ impl Shard {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut key = || random.u64(..);
         let hasher = RandomState::with_seeds(key(), key(), key(), key());
+        let limits = &settings.config.limits;
+        let ips = IpTable::new(limits.connections_per_ip, limits.connections_per_ip_window_ms, key());
         Shard {
             id,
             connections: Connections::new(id, &settings.config, now),
@@ -108,7 +111,7 @@ impl Shard {
             homes: HomeTopics::new(&hasher),
             relay: Relay::new(id, settings.homes.shards()),
             presence: Presence::default(),
-            ips: opening::ip_table(&settings.config),
+            ips,
             drain: Drain::Off,
             message_ids: MessageIds::new(id, settings.instance),
             default_permissions: Rc::new((*settings.default_permissions).clone()),
@@ -241,6 +244,8 @@ impl Shard {
 
     fn reload(&mut self, settings: Arc<Settings>) {
         self.connections.configure(&settings.config);
+        let limits = &settings.config.limits;
+        self.ips.set_limits(limits.connections_per_ip, limits.connections_per_ip_window_ms);
         self.default_permissions = Rc::new((*settings.default_permissions).clone());
         self.settings = settings;
     }

@@ -3,15 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use crate::config::{AuthMode, Config};
+use crate::config::AuthMode;
 use crate::error::CloseReason;
 use crate::ids::ConnectionId;
-use crate::limits::{IP_TABLE_MAX, USER_AGENT_BYTES_MAX};
+use crate::limits::{HANDOVER_LEFTOVER_BYTES_MAX, HTTP_HEAD_BYTES_MAX, USER_AGENT_BYTES_MAX};
 use crate::protocol::envelope::Envelope;
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
 use crate::shard::drain::Drain;
-use crate::shard::ip_table::IpTable;
+use crate::shard::ip_table::RetryAfter;
 use crate::shard::row::{AddressVerdict, Contexts, Opening, Row, State};
 use crate::shard::session::Identity;
 use crate::time::Now;
@@ -23,10 +23,6 @@ const RETRY_AFTER_S: u32 = 5;
 
 /// Distinct user agents that are shared; past that, new ones are not kept.
 const USER_AGENTS_MAX: usize = 4096;
-
-pub(super) fn ip_table(config: &Config) -> IpTable {
-    IpTable::new(config.limits.connections_per_ip, config.limits.connections_per_ip_window_ms, IP_TABLE_MAX)
-}
 
 /// What an upgrade request comes to.
 enum Outcome {
@@ -77,6 +73,10 @@ impl Shard {
             return;
         }
         opening.head.extend_from_slice(data);
+        if opening.head.len() > HTTP_HEAD_BYTES_MAX + HANDOVER_LEFTOVER_BYTES_MAX {
+            // A flood behind a request that still waits for its answer.
+            return self.refuse(slot, &Refusal::new(413, "too much was sent before the upgrade was answered"), now);
+        }
         self.retry_open(slot, now);
     }
 
@@ -205,14 +205,14 @@ impl Shard {
             row.extra().contexts = Some(contexts);
         }
         self.connections.set_deadline(slot, NEVER);
-        self.connections.push_response(slot, upgrade.response(), now);
+        self.connections.push_response(slot, upgrade.response());
         self.connections.counters.upgraded += 1;
     }
 
     /// Answers with an HTTP error and ends the connection.
     pub(super) fn refuse(&mut self, slot: u32, refusal: &Refusal, now: Now) {
         self.connections.counters.refused(refusal.status);
-        self.connections.push_response(slot, refusal.response(), now);
+        self.connections.push_response(slot, refusal.response());
         let reason = if refusal.status == 408 { CloseReason::HandshakeTimeout } else { CloseReason::HandshakeRefused };
         self.linger(slot, reason, now);
     }
@@ -247,7 +247,7 @@ impl Shard {
 
     /// At the home of an address: `None` to admit, or the seconds to wait.
     pub(super) fn may_connect(&mut self, ip: IpAddr, now: Now) -> Option<u32> {
-        self.ips.admit(ip, now.mono_ms).err().map(|retry| retry.seconds)
+        self.ips.admit(ip, now.mono_ms).err().map(|RetryAfter(seconds)| seconds)
     }
 
     fn is_trusted_proxy(&self, ip: IpAddr) -> bool {

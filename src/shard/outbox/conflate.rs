@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::{Class, Item, Lane, Outbox};
+use super::lanes::Lane;
+use super::{Item, Outbox};
+use crate::protocol::class::Class;
 
 /// Which item of the queue is the newest of its key. Filled only while the outbox is throttled: below `high` nobody asks.
 ///
@@ -43,6 +45,11 @@ impl Latest {
         }
         self.forget(front, self.base);
         self.front_taken();
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.newest.len()
     }
 
     pub(super) fn clear(&mut self) {

@@ -25,107 +25,26 @@
 
 mod conflate;
 mod gaps;
+mod item;
+mod lanes;
 #[cfg(test)]
 mod model;
 mod pool;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 pub use gaps::GAP_SOURCES_MAX;
+pub use item::{Item, OutboxLimits, Push, Source};
 pub use pool::Outboxes;
 pub use send::{Advance, COALESCE_BYTES_MAX};
 
 use crate::protocol::class::Class;
-use conflate::Latest;
-use gaps::Gaps;
-
-/// The marks of an outbox, in bytes; 0 switches one off.
-///
-/// Without `high` nothing is ever throttled, and `max` spares only a push into an empty outbox. Without `low` a throttled outbox flows
-/// again once it is empty.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OutboxLimits {
-    /// Above it the outbox is throttled.
-    pub high: usize,
-    /// Below it a throttled outbox flows again.
-    pub low: usize,
-    /// No push into an outbox above `high` may lead above it.
-    pub max: usize,
-}
-
-/// Where a message came from, as far as the receiver is told when it is lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// Neither room nor channel.
-    #[default]
-    None,
-    /// A room, by the shard's own number.
-    Room(u32),
-    /// A channel, by the shard's own number.
-    Channel(u32),
-}
-
-/// One message to be sent: a whole server frame and what its class needs.
-#[derive(Clone, Debug)]
-pub struct Item {
-    /// The frame, header and payload; never empty. Shared by all receivers of a shard.
-    pub frame: Bytes,
-    /// What may be given up first.
-    pub class: Class,
-    /// For [`Class::Latest`]: a 64-bit hash of the conflation key, well mixed and seeded per process. Without one it is kept like `Normal`.
-    pub key: Option<u64>,
-    /// What a `gap` counts it under.
-    pub source: Source,
-    /// When it was pushed: the low 32 bits of [`Now::mono_ms`](crate::time::Now::mono_ms), for [`Outbox::oldest_age_ms`].
-    pub queued_ms: u32,
-}
-
-impl Item {
-    /// A message of class `Normal` that came from no room or channel.
-    pub fn normal(frame: Bytes, now_ms: u64) -> Self {
-        // Truncation is meant: ages are differences modulo 2^32 ms, 49 days.
-        Item { frame, class: Class::Normal, key: None, source: Source::None, queued_ms: now_ms as u32 }
-    }
-
-    /// The opcode of the frame (RFC 6455, section 5.2).
-    fn opcode(&self) -> u8 {
-        self.frame.first().map_or(0, |byte| byte & 0x0f)
-    }
-}
-
-/// What became of a push.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Push {
-    /// Queued, and the outbox flows.
-    Queued,
-    /// Queued, and the outbox is throttled: since this push or an earlier one.
-    Throttled,
-    /// Not queued: droppable in a throttled outbox (counted for the `gap`), or a close frame is queued already (not counted).
-    Dropped,
-    /// Queued in the place of an older message of the same key, which is counted as conflated.
-    Replaced,
-    /// Not queued and nothing changed: it would lead above `max`. Close the connection with 4110.
-    Overflowed,
-}
-
-/// What queues apart, in the order of sending.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-enum Lane {
-    /// Committed frames.
-    Wire,
-    /// Pings, pongs, and a close frame that goes ahead.
-    Control,
-    /// Urgent messages.
-    Urgent,
-    /// All other messages, and a close frame that goes last.
-    #[default]
-    Queue,
-}
+use lanes::{Lane, Side, clear_ring, cut_ring};
 
 /// Whether a close frame is queued. Nothing may follow it (RFC 6455, section 5.5.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,29 +86,6 @@ pub struct Outbox {
 const _: () = assert!(size_of::<Outbox>() <= 128);
 const _: () = assert!(size_of::<Item>() <= 64);
 
-/// Items that a ring keeps room for when its outbox goes back to the pool.
-const KEPT_ITEMS_MAX: usize = 16;
-
-/// The lanes and counters that most outboxes never need.
-#[derive(Debug, Default)]
-struct Side {
-    wire: VecDeque<Item>,
-    control: VecDeque<Item>,
-    urgent: VecDeque<Item>,
-    offered_wire: u32,
-    offered_control: u32,
-    offered_urgent: u32,
-    latest: Latest,
-    gaps: Gaps,
-    dropped: [u32; 4],
-    conflated: u32,
-    /// `low` as of the last push into the throttled outbox.
-    resume_below: usize,
-    throttled_at_ms: u32,
-    /// The stamp of the oldest item that was popped and not committed yet.
-    popped_ms: Option<u32>,
-}
-
 impl Outbox {
     /// Queues a message by its class. Between [`gather`](Self::gather) and [`advance`](Self::advance) it never touches what was gathered.
     pub fn push(&mut self, item: Item, limits: &OutboxLimits) -> Push {
@@ -205,7 +101,7 @@ impl Outbox {
             return Push::Overflowed;
         }
         let now_ms = item.queued_ms;
-        self.enqueue(lane_of(item.class), item);
+        self.enqueue(Lane::of(item.class), item);
         if limits.high == 0 || self.bytes <= limits.high {
             return Push::Queued;
         }
@@ -282,7 +178,8 @@ impl Outbox {
     pub fn oldest_age_ms(&self, now_ms: u64) -> Option<u32> {
         let age = |item: &Item| (now_ms as u32).wrapping_sub(item.queued_ms);
         let head = self.head.iter().filter(|_| self.lane != Lane::Control);
-        let side = self.side.iter().flat_map(|side| side.wire.front().into_iter().chain(side.urgent.front()));
+        // Committed frames, a few, are as old as what they were made of; every other lane has its oldest in front.
+        let side = self.side.iter().flat_map(|side| side.wire.iter().chain(side.urgent.front()));
         head.chain(side).chain(self.queue.front()).map(age).max()
     }
 
@@ -345,7 +242,7 @@ impl Outbox {
             return Push::Overflowed;
         }
         self.index_next(&item);
-        self.enqueue(lane_of(item.class), item);
+        self.enqueue(Lane::of(item.class), item);
         Push::Throttled
     }
 
@@ -408,10 +305,11 @@ impl Outbox {
 
     /// Frees all messages that are neither committed nor fixed: a close frame goes ahead of them.
     fn discard_messages(&mut self) {
-        if self.lane >= Lane::Urgent && !self.head_is_fixed() {
-            if let Some(head) = self.head.take() {
-                self.bytes -= head.frame.len();
-            }
+        if self.lane >= Lane::Urgent
+            && !self.head_is_fixed()
+            && let Some(head) = self.head.take()
+        {
+            self.bytes -= head.frame.len();
         }
         let mut freed = cut_ring(&mut self.queue, self.offered_queue);
         if let Some(side) = &mut self.side {
@@ -438,41 +336,4 @@ impl Outbox {
     }
 }
 
-impl Side {
-    fn count_dropped(&mut self, item: &Item) {
-        let dropped = &mut self.dropped[item.class as usize];
-        *dropped = dropped.saturating_add(1);
-        self.gaps.add(item.source);
-    }
-
-    fn reset(&mut self) {
-        let mut rings = [&mut self.wire, &mut self.control, &mut self.urgent].map(std::mem::take);
-        rings.iter_mut().for_each(clear_ring);
-        let [wire, control, urgent] = rings;
-        let (mut latest, mut gaps) = (std::mem::take(&mut self.latest), std::mem::take(&mut self.gaps));
-        latest.reset();
-        gaps.reset();
-        *self = Side { wire, control, urgent, latest, gaps, ..Side::default() };
-    }
-}
-
 const OPCODE_CLOSE: u8 = 0x8;
-
-fn lane_of(class: Class) -> Lane {
-    match class {
-        Class::Urgent => Lane::Urgent,
-        Class::Normal | Class::Latest | Class::Droppable => Lane::Queue,
-    }
-}
-
-/// Frees all but the first `keep` items and gives the bytes freed.
-fn cut_ring(ring: &mut VecDeque<Item>, keep: u32) -> usize {
-    let freed = ring.iter().skip(keep as usize).map(|item| item.frame.len()).sum();
-    ring.truncate(keep as usize);
-    freed
-}
-
-fn clear_ring(ring: &mut VecDeque<Item>) {
-    ring.clear();
-    ring.shrink_to(KEPT_ITEMS_MAX);
-}

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{Closing, Item, Lane, Outbox, Side};
+use super::lanes::{Lane, Side};
+use super::{Closing, Item, Outbox};
 use crate::shard::event::Gathered;
 
 /// Frames above it are sent from where they are; up to it, copying several into one send is cheaper than a send for each.
