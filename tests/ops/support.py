@@ -1,8 +1,10 @@
 """What these tests have in common: scratch machines, and programs that are run to their end."""
 
 import contextlib
+import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import time
@@ -160,6 +162,32 @@ def started(*command, **options):
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def client(address, user):
+    """A client that has sent its upgrade request and has an answer: (socket, first line of the answer)."""
+    host, port = address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(
+            f"GET /ws?user_id={user} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        yield connection, connection.recv(4096).split(b"\r\n")[0].decode()
+
+
+def handshake(address, user):
+    """Connects a client, and returns the first line of the answer."""
+    with client(address, user) as (_, line):
+        return line
+
+
+def read_json(path):
+    """What a JSON file says; None while it is not there, or not whole."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def eventually(condition, what, timeout=20):

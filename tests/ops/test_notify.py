@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import json
 import os
 import pathlib
 import signal
@@ -10,7 +9,7 @@ import socket
 import time
 
 import pytest
-from support import clean_environment, eventually, started
+from support import clean_environment, client, eventually, handshake, read_json, started
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
 WALL = 0x40000000
@@ -87,8 +86,7 @@ def gateway(binary, tmp_path):
 def test_ready_comes_once_clients_can_connect(gateway, tmp_path, path):
     manager, _, _ = gateway(path=path)
     assert manager.next()["READY"] == "1"
-    host, port = json.loads((tmp_path / "ready").read_text())["client"].rsplit(":", 1)
-    socket.create_connection((host, int(port)), timeout=5).close()
+    assert handshake(read_json(tmp_path / "ready")["client"], "a").startswith("HTTP/1.1 101 ")
 
 
 def test_a_reload_is_told_and_ended(gateway):
@@ -202,13 +200,8 @@ def test_one_shard_that_hangs_silences_the_watchdog(gateway, driver, which):
 def test_it_feeds_the_watchdog_while_it_drains(gateway, tmp_path):
     manager, process, _ = gateway("drain.grace=4s", "drain.deadline=30s", WATCHDOG_USEC="2000000")
     manager.until("READY")
-    host, port = json.loads((tmp_path / "ready").read_text())["client"].rsplit(":", 1)
-    with socket.create_connection((host, int(port))) as client:
-        client.sendall(
-            f"GET /ws?user_id=a HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-        )
-        assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
+    with client(read_json(tmp_path / "ready")["client"], "a") as (_, line):
+        assert line.startswith("HTTP/1.1 101 ")
         process.send_signal(signal.SIGTERM)
         manager.until("STOPPING")
         began = time.monotonic()
