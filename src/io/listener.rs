@@ -152,9 +152,9 @@ mod tests {
 
     #[test]
     fn listeners_share_a_port_that_the_first_one_found_and_sockets_have_nodelay() {
-        let mut first = Listener::bind("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        let mut first = Listener::bind("127.0.0.1:0".parse().unwrap(), 64).unwrap();
         assert_ne!(first.address().port(), 0);
-        let mut second = Listener::bind(first.address(), 16).unwrap();
+        let mut second = Listener::bind(first.address(), 64).unwrap();
         assert_eq!(second.address(), first.address());
         let clients: Vec<_> = (0..32).map(|_| TcpStream::connect(first.address()).unwrap()).collect();
         let mut accepted = 0;
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn an_ipv4_peer_of_an_ipv6_listener_is_an_ipv4_peer() {
-        let Ok(mut listener) = Listener::bind("[::]:0".parse().unwrap(), 16) else { return };
+        let Ok(mut listener) = Listener::bind("[::]:0".parse().unwrap(), 64) else { return };
         let _client = TcpStream::connect(("127.0.0.1", listener.address().port())).unwrap();
         let Accepted::Connection(_, peer) = listener.accept(0) else { panic!("nobody") };
         assert!(peer.is_ipv4());

@@ -213,8 +213,9 @@ impl Connections {
         }
         row.paused.remove(why);
         if !row.paused.any() {
-            // The peer could not show a sign of life while nobody looked.
+            // The peer could not show a sign of life, or ask for anything, while nobody looked.
             row.last_receive_ds = now_ds;
+            row.last_message_ds = now_ds;
             self.actions.push_back(Action::ResumeReading { conn });
         }
     }
@@ -223,7 +224,8 @@ impl Connections {
     pub(super) fn push(&mut self, slot: u32, frame: &mut Shared, manner: Manner, now: Now) -> bool {
         let now_ds = self.ds(now);
         let row = &mut self.rows[slot as usize];
-        if matches!(row.state, State::Vacant | State::Closing | State::Connecting) {
+        let state = row.state;
+        if matches!(state, State::Vacant | State::Closing | State::Connecting) {
             return false;
         }
         let wire = match row.deflate {
@@ -251,7 +253,9 @@ impl Connections {
                     row.throttled_ds = now_ds;
                     self.counters.throttle_crossings += 1;
                     self.pause(slot, Paused::THROTTLED);
-                    self.deadlines[slot as usize] = self.deadlines[slot as usize].min(now_ds + 1);
+                    if matches!(state, State::Active | State::Echo) {
+                        self.deadlines[slot as usize] = self.deadlines[slot as usize].min(now_ds + 1);
+                    }
                 }
                 true
             }
