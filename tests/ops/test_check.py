@@ -96,6 +96,16 @@ def test_a_container_has_the_memory_of_its_group(scratch):
     assert "memory limit of the container" in memory["then"]
 
 
+@pytest.mark.parametrize("limit, free", [(300 << 20, "250 MiB free in this control group"), (0x7FFFFFFFFFFFF000, "14.4 GiB free")])
+def test_older_control_groups_are_understood(scratch, limit, free):
+    scratch.write("/proc/self/cgroup", "5:cpu,cpuacct:/\n4:memory:/docker/abc\n0::/\n")
+    folder = "/sys/fs/cgroup/memory/docker/abc"
+    scratch.write(f"{folder}/memory.limit_in_bytes", str(limit))
+    scratch.write(f"{folder}/memory.usage_in_bytes", str(100 << 20))
+    scratch.write(f"{folder}/memory.stat", f"cache 1\ninactive_file {50 << 20}\n")
+    assert finding(check(scratch, "1000"), "memory")["have"] == free
+
+
 def test_what_only_makes_it_slow_does_not_fail(scratch):
     scratch.set("net.ipv4.tcp_mem", "1000 50000 90000")
     scratch.set("net.core.somaxconn", "128")

@@ -11,6 +11,8 @@ CONFIG = "/etc/ringgate/ringgate.toml"
 UNIT = "ringgate.service"
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 IO_URING_SETUP = 425
+# What the first generation of control groups calls no limit is a little less than 2^63.
+NO_LIMIT = 1 << 60
 
 
 @dataclass
@@ -90,17 +92,28 @@ def _memory_available(host):
 
 
 def _cgroup_available(host):
-    """What the tightest memory limit around this process leaves: containers have one."""
-    match = re.search(r"^0::(/.*)$", host.read("/proc/self/cgroup") or "", re.MULTILINE)
+    """What the tightest memory limit around this process leaves: containers have one. Both generations of control groups."""
+    groups = host.read("/proc/self/cgroup") or ""
     left = []
-    folder = match[1].rstrip("/") if match else ""
-    while True:
-        most, used = (host.read(f"/sys/fs/cgroup{folder}/memory.{what}") or "" for what in ("max", "current"))
-        if most.isdigit() and used.isdigit():
-            left.append(max(0, int(most) - int(used)))
-        if not folder:
-            return min(left, default=None)
-        folder = folder.rpartition("/")[0]
+    for pattern, mount, most, used in (
+        (r"^0::(/.*)$", "/sys/fs/cgroup", "memory.max", "memory.current"),
+        (r"^\d+:(?:\w+,)*memory(?:,\w+)*:(/.*)$", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        match = re.search(pattern, groups, re.MULTILINE)
+        folder = match[1].rstrip("/") if match else None
+        while folder is not None:
+            left.append(_group_available(host, mount + folder, most, used))
+            folder = folder.rpartition("/")[0] if folder else None
+    return min((amount for amount in left if amount is not None), default=None)
+
+
+def _group_available(host, folder, most, used):
+    """What one control group leaves; None where it has no limit. Cached file contents give way, so they do not count as used."""
+    limit, usage = (host.read(f"{folder}/{name}") or "" for name in (most, used))
+    if not (limit.isdigit() and usage.isdigit()) or int(limit) >= NO_LIMIT:
+        return None
+    cache = re.search(r"^(?:total_)?inactive_file (\d+)$", host.read(f"{folder}/memory.stat") or "", re.MULTILINE)
+    return max(0, int(limit) - int(usage) + (int(cache[1]) if cache else 0))
 
 
 def _nofile(host):
