@@ -40,6 +40,10 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
         } else {
             self.unreserved -= 1;
         }
+        if self.status().drained() {
+            // One that was on its way to this shard when it had none left.
+            self.shared.ring_control();
+        }
     }
 
     /// Tells the end of a connection, once.

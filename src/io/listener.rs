@@ -44,6 +44,19 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether nobody listens on `address` yet. The shards of one process share theirs, and without this look a second gateway would
+    /// silently share it too, and take a part of the clients.
+    ///
+    /// # Errors
+    ///
+    /// When somebody does, or the address cannot be bound.
+    pub fn probe(address: SocketAddr) -> io::Result<()> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+        Ok(bind(&fd, &address)?)
+    }
+
     /// Listens on `address`; port 0 takes a free one.
     ///
     /// # Errors

@@ -222,9 +222,9 @@ impl Shards {
         let _ = rustix::io::read(&self.shared.control, &mut [0; 8]);
     }
 
-    /// Whether every shard has drained.
+    /// Whether every shard has drained, and no connection is on its way from one to another.
     pub fn drained(&self) -> bool {
-        self.shared.statuses.iter().all(Status::drained)
+        self.shared.statuses.iter().all(Status::drained) && self.connections() == 0
     }
 
     /// Whether a shard has ended by itself, which none should.
@@ -299,6 +299,7 @@ fn bring_up(plan: &Plan, gates: &[Sender<Go>], reports: &Receiver<Report>) -> Re
     all(gates.len())?;
     // The first shard finds the port where it is 0, and the others share it.
     let mut address = plan.listen;
+    Listener::probe(address).map_err(|error| StartError::Listen { address, error })?;
     for gate in gates {
         go(gate, Go::Listen(address))?;
         address = all(1)?.unwrap_or(address);

@@ -23,7 +23,9 @@ fn with_a_slow_reader(query: &str) -> (Rig, usize, usize, usize) {
     for client in [bob, cleo, ann] {
         rig.ask(client, json!({"type": "join", "roomId": "r"}));
     }
-    [ann, bob, cleo].map(|client| rig.said(client));
+    for client in [ann, bob, cleo] {
+        rig.said(client);
+    }
     rig.deaf[bob] = true;
     (rig, ann, bob, cleo)
 }
