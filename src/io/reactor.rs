@@ -355,6 +355,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             match command {
                 Command::Drain => self.feed(None, Event::Drain),
                 Command::Reload(settings) => self.feed(None, Event::Reload(settings)),
+                Command::Probe(number) => self.status().set_answered(number),
                 Command::Stop => self.stop(),
             }
         }
