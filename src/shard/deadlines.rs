@@ -30,7 +30,7 @@ impl Shard {
     fn due(&mut self, slot: u32, now: Now) {
         match self.connections.row(slot).state {
             State::Vacant => {}
-            State::Connecting => self.refuse(slot, &Refusal::new(408, "the request did not come in time"), now),
+            State::Connecting => self.refuse(slot, &Refusal::new(RefusalReason::Timeout, "the request did not come in time"), now),
             State::Authenticating => {
                 self.close(slot, CloseReason::Unauthorized, CloseReason::Unauthorized.text(), now);
             }

@@ -75,7 +75,7 @@ impl Shard {
         opening.head.extend_from_slice(data);
         if opening.head.len() > HTTP_HEAD_BYTES_MAX + HANDOVER_LEFTOVER_BYTES_MAX {
             // A flood behind a request that still waits for its answer.
-            return self.refuse(slot, &Refusal::new(413, "too much was sent before the upgrade was answered"), now);
+            return self.refuse(slot, &Refusal::new(RefusalReason::TooMuch, "too much was sent before the upgrade was answered"), now);
         }
         self.retry_open(slot, now);
     }
@@ -147,7 +147,7 @@ impl Shard {
     fn examine(&mut self, slot: u32, head: &RequestHead<'_>, now: Now) -> Result<Outcome, Refusal> {
         let echo = self.settings.config.echo.enabled && head.path == "/echo";
         if head.path != "/ws" && !echo {
-            return Err(Refusal::new(404, "there is nothing here; WebSocket clients connect to /ws"));
+            return Err(Refusal::new(RefusalReason::NotFound, "there is nothing here; WebSocket clients connect to /ws"));
         }
         let upgrade = upgrade(head, &self.settings.config.deflate)?;
         self.check_origin(head)?;
@@ -171,7 +171,7 @@ impl Shard {
         };
         match address {
             AddressVerdict::Refused(seconds) => {
-                return Err(Refusal::new(429, "too many new connections from this address").retry_after(seconds));
+                return Err(Refusal::new(RefusalReason::AddressRate, "too many new connections from this address").retry_after(seconds));
             }
             AddressVerdict::Asked | AddressVerdict::Unasked => return Ok(Outcome::Wait),
             AddressVerdict::Admitted => {}
@@ -224,7 +224,7 @@ impl Shard {
         if allowed.is_empty() || allowed.iter().any(|a| a == "*" || a.eq_ignore_ascii_case(origin)) {
             return Ok(());
         }
-        Err(Refusal::new(403, "this origin may not connect (listen.allowed_origins)"))
+        Err(Refusal::new(RefusalReason::Origin, "this origin may not connect (listen.allowed_origins)"))
     }
 
     /// Asks whether this address may open another connection; remembers and returns the verdict.
