@@ -64,10 +64,15 @@
 //! be cancelled. The runtime (monoio) runs that one task, and beside it what is not a client: the admin listener.
 
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod ids;
+pub mod io;
 pub mod limits;
+pub mod log;
+pub mod mesh;
+pub mod node;
 pub mod protocol;
 pub mod settings;
 pub mod shard;

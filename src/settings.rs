@@ -9,7 +9,7 @@ use crate::auth::Verifier;
 use crate::config::Config;
 use crate::ids::ShardId;
 use crate::protocol::envelope::Topic;
-use crate::protocol::permission::Permissions;
+use crate::protocol::permission::{PermissionError, Permissions};
 
 /// The configuration and everything derived from it. Replaced as a whole when the configuration is reloaded.
 #[derive(Clone, Debug)]
@@ -26,6 +26,37 @@ pub struct Settings {
     pub instance: u32,
     /// Where users, rooms, channels and addresses are at home.
     pub homes: Homes,
+}
+
+impl Settings {
+    /// Settings for a start. `instance` and `homes` are drawn once and live as long as the process.
+    ///
+    /// # Errors
+    ///
+    /// An entry of `auth.default_permissions` that is none.
+    pub fn new(
+        config: Config,
+        verifier: Option<Verifier>,
+        node_id: String,
+        instance: u32,
+        homes: Homes,
+    ) -> Result<Self, PermissionError> {
+        let default_permissions = match &config.auth.default_permissions {
+            Some(entries) => Permissions::parse(entries.iter().map(String::as_str))?,
+            None => Permissions::defaults(config.auth.mode),
+        };
+        let (verifier, default_permissions) = (verifier.map(Arc::new), Arc::new(default_permissions));
+        Ok(Settings { config, verifier, default_permissions, node_id, instance, homes })
+    }
+
+    /// Settings after a reload: another configuration and other keys, the same node.
+    ///
+    /// # Errors
+    ///
+    /// As [`Settings::new`].
+    pub fn reloaded(&self, config: Config, verifier: Option<Verifier>) -> Result<Self, PermissionError> {
+        Settings::new(config, verifier, self.node_id.clone(), self.instance, self.homes.clone())
+    }
 }
 
 /// Whom a message is for.

@@ -8,17 +8,22 @@ use serde_json::value::RawValue;
 use super::{AuthError, Claims};
 use crate::config;
 use crate::limits::CLAIM_ENTRIES_MAX;
-use crate::protocol::permission::Permissions;
-use crate::protocol::valid_name;
+use crate::protocol::{Permissions, RESERVED_USER, valid_name};
 
 /// The end of the year 9999: no time is later, so that milliseconds and sums of them fit everywhere.
 const UNIX_S_MAX: u64 = 253_402_300_799;
-/// The user whose channel on the bus carries presence events.
-const USER_RESERVED: &str = "events";
 
 /// Strict base64url without padding (RFC 7515 §2).
 pub(super) fn decode_base64url(text: &[u8]) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+/// A part of a token, which must be a JSON object: serde would take an array for a struct as well.
+pub(super) fn parse_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, AuthError> {
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(AuthError::Malformed);
+    }
+    serde_json::from_slice(json).map_err(|_| AuthError::Malformed)
 }
 
 /// The registered claims (RFC 7519 §4.1) and ours. A claim that comes twice is refused; other claims are nobody's business here.
@@ -52,11 +57,7 @@ fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> R
     T::deserialize(deserializer).map(Some)
 }
 
-impl<'a> RawClaims<'a> {
-    pub(super) fn parse(payload: &'a [u8]) -> Result<Self, AuthError> {
-        serde_json::from_slice(payload).map_err(|_| AuthError::Malformed)
-    }
-
+impl RawClaims<'_> {
     /// Checks everything. There is no leeway: clocks of issuers and gateways are expected to agree.
     pub(super) fn check(self, auth: &config::Auth, now_unix_s: u64) -> Result<Claims, AuthError> {
         let expires_unix_s = self.exp.map(unix_s);
@@ -94,7 +95,7 @@ fn unix_s(date: f64) -> u64 {
 
 /// Whether a token may be about this user.
 pub(super) fn valid_user(user: &str) -> bool {
-    valid_name(user) && user != USER_RESERVED
+    valid_name(user) && user != RESERVED_USER
 }
 
 fn user(sub: Option<&RawValue>) -> Result<Box<str>, AuthError> {

@@ -19,7 +19,7 @@ pub use key::KeyError;
 pub use sign::{NewToken, SignError, sign};
 pub use verifier::Verifier;
 
-use crate::protocol::permission::Permissions;
+use crate::protocol::Permissions;
 
 /// What a verified token says.
 #[derive(Clone, Debug, Serialize, Deserialize)]

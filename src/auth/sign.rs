@@ -5,9 +5,8 @@ use serde::Serialize;
 
 use super::claims::valid_user;
 use crate::config;
-use crate::limits::CLAIM_ENTRIES_MAX;
-use crate::protocol::permission::Permissions;
-use crate::protocol::valid_name;
+use crate::limits::{CLAIM_ENTRIES_MAX, TOKEN_BYTES_MAX};
+use crate::protocol::{Permissions, valid_name};
 
 /// What a token is to say.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +36,9 @@ pub enum SignError {
     /// A room name is not valid, or there are too many.
     #[error("bad room; expected up to {CLAIM_ENTRIES_MAX} names of 1 to 128 bytes without control characters")]
     BadRoom,
+    /// The gateway would not read it.
+    #[error("the token is longer than {TOKEN_BYTES_MAX} bytes; expected fewer permissions and rooms")]
+    TooLong,
     /// The signature could not be made.
     #[error("cannot sign")]
     Failed,
@@ -88,5 +90,6 @@ pub fn sign(auth: &config::Auth, token: &NewToken, now_unix_s: u64) -> Result<St
         rooms: &token.rooms,
     };
     let key = EncodingKey::from_secret(secret.0.as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &payload, &key).map_err(|_| SignError::Failed)
+    let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &payload, &key).map_err(|_| SignError::Failed)?;
+    if token.len() > TOKEN_BYTES_MAX { Err(SignError::TooLong) } else { Ok(token) }
 }

@@ -3,7 +3,7 @@
 use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 
-use super::claims::{RawClaims, decode_base64url};
+use super::claims::{RawClaims, decode_base64url, parse_object};
 use super::key::{self, Key, KeyError};
 use super::{AuthError, Claims, KeyMaterial, jwks, pem};
 use crate::config;
@@ -59,7 +59,7 @@ impl Verifier {
         let (message, signature) = token.rsplit_once('.').ok_or(AuthError::Malformed)?;
         let (header, payload) = message.split_once('.').ok_or(AuthError::Malformed)?;
         let header = decode_base64url(header.as_bytes()).ok_or(AuthError::Malformed)?;
-        let header: Header = serde_json::from_slice(&header).map_err(|_| AuthError::Malformed)?;
+        let header: Header = parse_object(&header)?;
         if header.crit.is_some() {
             return Err(AuthError::Malformed);
         }
@@ -70,7 +70,7 @@ impl Verifier {
         if !candidates.any(|key| key.verify(algorithm, message.as_bytes(), signature)) {
             return Err(AuthError::BadSignature);
         }
-        RawClaims::parse(&payload)?.check(&self.auth, now_unix_s)
+        parse_object::<RawClaims<'_>>(&payload)?.check(&self.auth, now_unix_s)
     }
 
     /// The keys that may have signed: those of the algorithm, and of these the one that `kid` names. Keys without a name (the shared

@@ -5,7 +5,7 @@ use super::load::Origins;
 use super::schema;
 use super::{AuthMode, Config, Routing};
 use crate::limits::MESSAGE_BYTES_CEILING;
-use crate::protocol::permission::Permissions;
+use crate::protocol::Permissions;
 
 /// Bytes of a shared secret: the output of the smallest hash it is used with (RFC 7518 §3.2).
 const HMAC_SECRET_BYTES_MIN: usize = 32;

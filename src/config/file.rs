@@ -43,31 +43,30 @@ pub(super) fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// A TOML file; with `optional` it need not exist.
 pub(super) fn from_file(path: &Path, optional: bool) -> Source {
-    let mut source = Source::default();
-    let text = read_bounded(path).and_then(|bytes| {
-        String::from_utf8(bytes).map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "not UTF-8"))
-    });
-    match text {
-        Ok(text) => from_text(&text, path, &mut source),
-        Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => {}
+    let not_utf8 = |_| std::io::Error::new(std::io::ErrorKind::InvalidData, "not UTF-8");
+    match read_bounded(path).and_then(|bytes| String::from_utf8(bytes).map_err(not_utf8)) {
+        Ok(text) => from_text(&text, path),
+        Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => Source::default(),
         Err(error) => {
             let text = format!("cannot read the configuration file {}: {error}", path.display());
-            source.problems.push(Problem::other(text));
+            Source { problems: vec![Problem::other(text)], ..Source::default() }
         }
     }
-    source
 }
 
-fn from_text(text: &str, path: &Path, source: &mut Source) {
+/// The text of a TOML file.
+pub(super) fn from_text(text: &str, path: &Path) -> Source {
     let at = |offset: usize| Origin::File { path: path.to_owned(), line: Some(line_of(text, offset)) };
+    let mut source = Source::default();
     match DeTable::parse(text) {
-        Ok(table) => walk(table.get_ref(), "", &at, source),
+        Ok(table) => walk(table.get_ref(), "", &at, &mut source),
         // Not the error's own Display: it repeats the line, which may hold a secret.
         Err(error) => {
             let origin = at(error.span().map_or(0, |span| span.start));
             source.problems.push(Problem::other(format!("{origin}: not TOML: {}", error.message())));
         }
     }
+    source
 }
 
 /// Flattens tables into assignments.

@@ -1,30 +1,37 @@
-//! Reads the key files that the configuration names, for the verifier, which does no I/O.
+//! Makes the verifier: reads the key files that the configuration names, for code that does no I/O.
 
-use super::Auth;
+use std::path::Path;
+
 use super::error::{ConfigError, Problem};
 use super::file::read_bounded;
-use crate::auth::KeyMaterial;
+use super::{Auth, AuthMode};
+use crate::auth::{KeyMaterial, Verifier};
 
-/// The contents of `auth.public_keys` and `auth.jwks_file`. Read anew on every reload: the files change under the same names.
+/// What checks tokens; `None` in mode none. Made anew on every reload: key files change under the same names.
 ///
 /// # Errors
 ///
-/// The files that cannot be read.
-pub fn key_material(auth: &Auth) -> Result<KeyMaterial, ConfigError> {
+/// Key files that cannot be read or used.
+pub fn verifier(auth: &Auth) -> Result<Option<Verifier>, ConfigError> {
+    if auth.mode == AuthMode::None {
+        return Ok(None);
+    }
+    let material = key_material(auth)?;
+    let made = Verifier::new(auth, &material);
+    made.map(Some).map_err(|error| ConfigError { problems: vec![Problem::other(error.to_string())] })
+}
+
+fn key_material(auth: &Auth) -> Result<KeyMaterial, ConfigError> {
     let mut problems = Vec::new();
     let mut material = KeyMaterial::default();
-    let mut read = |key: &str, path: &std::path::Path| match read_bounded(path) {
-        Ok(bytes) => Some(bytes),
+    let mut read = |key: &str, path: &Path| match read_bounded(path) {
+        Ok(bytes) => Some((path.display().to_string(), bytes)),
         Err(error) => {
             problems.push(Problem::key(key, format!("{key}: cannot read {}: {error}", path.display())));
             None
         }
     };
-    for path in &auth.public_keys {
-        material.pem.extend(read("auth.public_keys", path).map(|bytes| (path.display().to_string(), bytes)));
-    }
-    if let Some(path) = &auth.jwks_file {
-        material.jwks = read("auth.jwks_file", path).map(|bytes| (path.display().to_string(), bytes));
-    }
+    material.pem.extend(auth.public_keys.iter().filter_map(|path| read("auth.public_keys", path)));
+    material.jwks = auth.jwks_file.as_deref().and_then(|path| read("auth.jwks_file", path));
     ConfigError::unless_empty(problems, material)
 }

@@ -2,8 +2,9 @@
 //!
 //! Durations are milliseconds here (`_ms`), sizes bytes; in a limit or a timeout `0` means off.
 //!
-//! [`schema`] is the single truth about the keys: what they are called, what is right, what can change at run time. [`load`] puts the
-//! layers on each other, [`check`] knows how keys relate, [`render`] writes `default-config`, [`reload`] answers SIGHUP.
+//! `schema.rs` is the single truth about the keys: what they are called, what is right, what can change at run time. [`load`](load())
+//! puts the layers on each other, `check.rs` knows how keys relate, [`default_config`] writes them all down, [`reload`](reload())
+//! answers SIGHUP.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,12 +24,14 @@ mod reload;
 mod render;
 mod schema;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod units;
 mod value;
 
 pub use cidr::Cidr;
 pub use error::{ConfigError, Origin, Problem};
-pub use keys::key_material;
+pub use keys::verifier;
 pub use load::{DEFAULT_FILE, Loaded, Sources, load};
 pub use reload::{Reloaded, reload};
 pub use render::default_config;

@@ -21,7 +21,7 @@ pub struct Reloaded {
 
 /// Reads the sources again, next to the configuration that runs.
 ///
-/// Key files may have changed though no key did: whoever holds a verifier makes a new one from [`key_material`](super::key_material).
+/// Key files may have changed though no key did: whoever holds a verifier makes a new one with [`verifier`](super::verifier).
 ///
 /// # Errors
 ///

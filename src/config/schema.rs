@@ -196,7 +196,7 @@ pub(super) static KEYS: &[Key] = &[
         "How long a connection may take to authenticate. 0: for ever."),
     key!(live secret, "auth.hmac_secret", auth.hmac_secret, Maybe(Hidden(NOT_EMPTY), hidden),
         "The shared secret of HS256, HS384 and HS512 tokens: at least 32 bytes. Better kept in hmac_secret_file.",
-        example "\"at least 32 bytes of randomness, such as from: openssl rand -hex 32\""),
+        example "\"(openssl rand -hex 32)\""),
     key!(live, "auth.hmac_secret_file", auth.hmac_secret_file, Maybe(File, PathBuf::new),
         "The file that the secret is read from; newlines at its end do not count.", example "\"/etc/ringgate/hmac.secret\""),
     key!(live, "auth.public_keys", auth.public_keys, List(File, PathBuf::new),

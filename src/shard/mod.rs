@@ -22,19 +22,25 @@ pub mod counters;
 mod deadlines;
 mod drain;
 pub mod event;
+pub mod gauges;
+pub mod histogram;
 mod input;
 pub mod ip_table;
 pub mod limiter;
 mod opening;
 pub mod outbox;
 mod presence;
+pub mod pressure;
 mod relay;
+mod relief;
 mod requests;
 mod routing;
 mod row;
 mod session;
+mod stored;
 mod topics;
 mod users;
+mod weights;
 
 use connections::Connections;
 use counters::Counters;
@@ -65,6 +71,7 @@ pub struct Shard {
     /// Shared by connections without context takeover.
     inflater: Inflater,
     /// Decoders that hold nothing, for the next connection with an incomplete message.
+    #[expect(clippy::vec_box, reason = "they come from rows and go back to rows, boxed")]
     spare_decoders: Vec<Box<Decoder>>,
     /// User agents, shared by the connections that have them.
     user_agents: HashMap<Rc<str>, (), RandomState>,

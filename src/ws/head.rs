@@ -5,16 +5,12 @@
 use std::borrow::Cow;
 
 use memchr::memchr2_iter;
-use smallvec::SmallVec;
 
 use crate::error::RefusalReason;
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
 
 use super::refusal::Refusal;
 use super::utf8;
-
-/// Bytes of a method, by which something else than a request is recognised.
-const METHOD_BYTES_MAX: usize = 32;
 
 /// What has arrived of a request head.
 #[derive(Debug)]
@@ -38,7 +34,7 @@ pub struct RequestHead<'a> {
     /// The query of the target, as sent, without its `?`; it decodes to UTF-8.
     pub query: &'a str,
     host: &'a str,
-    fields: SmallVec<[Field<'a>; 16]>,
+    fields: Vec<Field<'a>>,
 }
 
 type Field<'a> = (&'a str, &'a [u8]);
@@ -50,9 +46,14 @@ type Field<'a> = (&'a str, &'a [u8]);
 ///
 /// The refusal to answer with: 400, 405 (not `GET`), 431 (too long, too many fields) or 505 (not HTTP/1.1).
 pub fn parse_head(bytes: &[u8]) -> Result<HeadStatus<'_>, Refusal> {
+    if bytes.first().is_some_and(|&b| !b.is_ascii_graphic() && b != b'\r' && b != b'\n') {
+        return Err(Refusal::new(
+            RefusalReason::BadRequest,
+            "This is not HTTP: TLS ends at a proxy, and this listener speaks plain HTTP/1.1.",
+        ));
+    }
     let window = &bytes[..bytes.len().min(HTTP_HEAD_BYTES_MAX)];
     let Some(len) = head_len(window)? else {
-        check_beginning(window)?;
         return if bytes.len() >= HTTP_HEAD_BYTES_MAX {
             Err(Refusal::new(RefusalReason::HeadTooLarge, format!("The request head is over {HTTP_HEAD_BYTES_MAX} bytes.")))
         } else {
@@ -227,35 +228,21 @@ fn head_len(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
     }
 }
 
-/// Whether what has arrived can be the beginning of a request: else a TLS handshake, or garbage, would be waited for until its time is up.
-fn check_beginning(bytes: &[u8]) -> Result<(), Refusal> {
-    let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
-    let line = &line[..line.len().min(METHOD_BYTES_MAX + 1)];
-    let method = line.split(|&b| b == b' ').next().unwrap_or_default();
-    if method.iter().all(|&b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~\r".contains(&b))
-        && method.len() <= METHOD_BYTES_MAX
-    {
-        return Ok(());
-    }
-    let detail = if line.starts_with(&[0x16, 0x03]) { "This port speaks HTTP without TLS." } else { "This is not HTTP." };
-    Err(Refusal::new(RefusalReason::BadRequest, detail))
-}
-
 #[cold]
 fn malformed(error: httparse::Error, head: &[u8]) -> Refusal {
     match error {
         httparse::Error::TooManyHeaders => Refusal::new(RefusalReason::HeadTooLarge, format!("More than {HTTP_HEADERS_MAX} header fields.")),
-        httparse::Error::Version if names_a_version(head) => Refusal::new(RefusalReason::HttpVersion, "HTTP/1.1 is spoken here."),
+        httparse::Error::Version if names_another_version(head) => Refusal::new(RefusalReason::HttpVersion, "HTTP/1.1 is spoken here."),
         httparse::Error::HeaderName => Refusal::new(RefusalReason::BadRequest, "A header field's name is malformed."),
         httparse::Error::HeaderValue => Refusal::new(RefusalReason::BadRequest, "A header field's value is malformed."),
         _ => Refusal::new(RefusalReason::BadRequest, "The request line is malformed."),
     }
 }
 
-/// Whether the request line ends with `HTTP/`, a digit, a point and a digit: a version, if not ours.
-fn names_a_version(head: &[u8]) -> bool {
+/// Whether the request line ends with `HTTP/`, a digit, a point and a digit: a version other than ours.
+fn names_another_version(head: &[u8]) -> bool {
     let line = head.trim_ascii_start().split(|&b| b == b'\r').next().unwrap_or_default();
-    matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
+    matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() && [*major, *minor] != *b"11")
 }
 
 /// `host[:port]` as RFC 3986, section 3.2 has it, without user information.
@@ -313,3 +300,6 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|d| d as u8)
 }
+
+#[cfg(test)]
+mod tests;

@@ -191,8 +191,10 @@ impl Model {
 
     fn advance(&mut self, sent: usize, limits: &OutboxLimits) -> Advance {
         self.head_sent += sent;
+        let mut frames = 0;
         while !self.list.is_empty() && self.head_sent >= self.list[0].frame.len() {
             self.head_sent -= self.list.remove(0).frame.len();
+            frames += 1;
         }
         self.withdraw();
         if self.closing == Closing::Now {
@@ -200,7 +202,7 @@ impl Model {
         }
         let flows = self.throttled && (self.bytes() == 0 || self.bytes() < limits.low);
         self.throttled &= !flows;
-        Advance { now_flowing: flows, empty: self.list.is_empty() }
+        Advance { now_flowing: flows, empty: self.list.is_empty(), frames }
     }
 
     fn withdraw(&mut self) {
@@ -242,7 +244,7 @@ fn check(steps: &[Step], limits: &OutboxLimits) -> Result<(), TestCaseError> {
             Step::Push { class, key, room, size } => {
                 let source = if room == 0 { Source::None } else { Source::Room(room) };
                 let frame = frame(1, size, number);
-                let item = Item { frame: frame.clone(), class, key, source, queued_ms: number };
+                let item = Item { class, key, source, queued_ms: number, ..Item::normal(frame.clone(), 0) };
                 let queued = Queued { frame, lane: Lane::of(class), class, key, source, queued_ms: number };
                 prop_assert_eq!(outbox.push(item, limits), model.push(queued, limits));
             }
@@ -324,6 +326,10 @@ fn check(steps: &[Step], limits: &OutboxLimits) -> Result<(), TestCaseError> {
         prop_assert_eq!(outbox.dropped(Class::Droppable), model.dropped);
         let oldest = model.list.iter().filter(|q| q.lane != Lane::Control).map(|q| q.queued_ms).min();
         prop_assert_eq!(outbox.oldest_age_ms(now_ms), oldest.map(|oldest| number - oldest));
+        let mut by_class = [0; 4];
+        model.list.iter().filter(|q| q.frame[0] & 0x8 == 0).for_each(|q| by_class[q.class as usize] += 1);
+        prop_assert_eq!(outbox.queued(), by_class);
+        prop_assert!(outbox.held_bytes() >= outbox.bytes() + outbox.len().saturating_sub(1) * size_of::<Item>());
         let committed: usize = model.list.iter().filter(|q| q.lane == Lane::Wire).map(|q| q.frame.len()).sum();
         let head_sent = if model.list.first().is_some_and(|q| q.lane == Lane::Wire) { model.head_sent } else { 0 };
         prop_assert_eq!(outbox.committed_bytes(), committed - head_sent);
