@@ -136,7 +136,7 @@ mod tests {
             assert!(last - next <= next / 8, "{next}..={last} is too wide");
             next = last + 1;
         }
-        assert_eq!(next, 1 << (RANGE_BITS + 1));
+        assert_eq!(next, 1 << RANGE_BITS);
         assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
     }
 

@@ -97,7 +97,8 @@ pub(super) struct Change {
 impl Pressure {
     /// A `budget` of 0 is none.
     pub(super) fn new(budget: u64) -> Self {
-        let mut made = Pressure { budget: 0, level: Level::Calm, look_at: u64::MAX, logged_ms: [None; Level::ALL.len()] };
+        let mut made =
+            Pressure { budget: 0, level: Level::Calm, look_at: u64::MAX, logged_ms: [None; Level::ALL.len()] };
         made.set_budget(budget);
         made
     }

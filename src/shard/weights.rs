@@ -3,8 +3,8 @@
 //! Kept up to date by whoever changes what a connection holds, so that a shard that runs out of memory finds the worst at once. A row that
 //! is light, as nearly all are at any time, costs a compare and an addition per change; only who crosses a power of two moves between lists.
 
-/// Below it a row is light, and in no list: 2^14 bytes.
-const LIGHT_BITS: u32 = 14;
+/// Below it a row is light, and in no list: 4 KiB.
+const LIGHT_BITS: u32 = 12;
 /// One list per power of two from there on.
 const CLASSES: usize = (u32::BITS - LIGHT_BITS) as usize;
 /// Rows of the top list that are looked at to find the heaviest.
@@ -14,7 +14,7 @@ const LOOKED_AT_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Weights {
     rows: Vec<Entry>,
-    /// Rows of at least 2^14 bytes, of at least 2^15, and so on.
+    /// Rows of at least 4 KiB, of at least 8, and so on.
     classes: [Vec<u32>; CLASSES],
     total: u64,
 }
@@ -58,6 +58,11 @@ impl Weights {
     /// Bytes that a row holds.
     pub(super) fn of(&self, slot: u32) -> u32 {
         self.rows.get(slot as usize).map_or(0, |entry| entry.weight)
+    }
+
+    /// Whether a row is in no list.
+    pub(super) fn is_light(&self, slot: u32) -> bool {
+        class_of(self.of(slot)) == 0
     }
 
     /// The heaviest row, while there is one that is not light; where very many are about as heavy, one of them.
@@ -106,7 +111,7 @@ mod tests {
 
     #[test]
     fn classes_are_powers_of_two() {
-        let table = [(0, 0), (16_383, 0), (16_384, 1), (32_767, 1), (32_768, 2), (1 << 20, 7), (u32::MAX, CLASSES)];
+        let table = [(0, 0), (4095, 0), (4096, 1), (8191, 1), (8192, 2), (1 << 20, 9), (u32::MAX, CLASSES)];
         for (weight, class) in table {
             assert_eq!(class_of(weight), class, "{weight}");
         }

@@ -31,7 +31,10 @@ pub struct Upgrade {
 /// 426 without `Upgrade: websocket` or with another version than 13, 400 for anything else that is missing or malformed.
 pub fn upgrade(head: &RequestHead<'_>, deflate: &config::Deflate) -> Result<Upgrade, Refusal> {
     if !head.list("Upgrade").any(|token| token.eq_ignore_ascii_case(b"websocket")) {
-        return Err(Refusal::new(RefusalReason::NotWebSocket, "This is a WebSocket endpoint: the request needs \"Upgrade: websocket\"."));
+        return Err(Refusal::new(
+            RefusalReason::NotWebSocket,
+            "This is a WebSocket endpoint: the request needs \"Upgrade: websocket\".",
+        ));
     }
     if !head.list("Connection").any(|token| token.eq_ignore_ascii_case(b"upgrade")) {
         return Err(Refusal::new(RefusalReason::BadRequest, "The request needs \"Connection: Upgrade\"."));
@@ -39,7 +42,9 @@ pub fn upgrade(head: &RequestHead<'_>, deflate: &config::Deflate) -> Result<Upgr
     match single(head, "Sec-WebSocket-Version")? {
         Some(b"13") => {}
         Some(_) => return Err(Refusal::new(RefusalReason::NotWebSocket, "Sec-WebSocket-Version: 13 is spoken here.")),
-        None => return Err(Refusal::new(RefusalReason::NotWebSocket, "The request needs \"Sec-WebSocket-Version: 13\".")),
+        None => {
+            return Err(Refusal::new(RefusalReason::NotWebSocket, "The request needs \"Sec-WebSocket-Version: 13\"."));
+        }
     }
     let key = match single(head, "Sec-WebSocket-Key")? {
         Some(key) if is_key(key) => key,

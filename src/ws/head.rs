@@ -55,7 +55,10 @@ pub fn parse_head(bytes: &[u8]) -> Result<HeadStatus<'_>, Refusal> {
     let window = &bytes[..bytes.len().min(HTTP_HEAD_BYTES_MAX)];
     let Some(len) = head_len(window)? else {
         return if bytes.len() >= HTTP_HEAD_BYTES_MAX {
-            Err(Refusal::new(RefusalReason::HeadTooLarge, format!("The request head is over {HTTP_HEAD_BYTES_MAX} bytes.")))
+            Err(Refusal::new(
+                RefusalReason::HeadTooLarge,
+                format!("The request head is over {HTTP_HEAD_BYTES_MAX} bytes."),
+            ))
         } else {
             Ok(HeadStatus::Incomplete)
         };
@@ -178,7 +181,8 @@ impl<'a> RequestHead<'a> {
         let local = if target.starts_with('/') {
             target
         } else {
-            let (scheme, rest) = target.split_once("://").ok_or_else(|| Refusal::new(RefusalReason::BadRequest, MALFORMED))?;
+            let (scheme, rest) =
+                target.split_once("://").ok_or_else(|| Refusal::new(RefusalReason::BadRequest, MALFORMED))?;
             if !["http", "https", "ws", "wss"].iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
                 return Err(Refusal::new(RefusalReason::BadRequest, MALFORMED));
             }
@@ -217,7 +221,9 @@ fn head_len(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
             Some(cr) if cr + 1 != at => return Err(Refusal::new(RefusalReason::BadRequest, "A CR without its LF.")),
             Some(cr) if cr > line_start => request_line = true,
             Some(_) if request_line => return Ok(Some(at + 1)),
-            Some(_) if line_start > 0 => return Err(Refusal::new(RefusalReason::BadRequest, "Empty lines instead of a request.")),
+            Some(_) if line_start > 0 => {
+                return Err(Refusal::new(RefusalReason::BadRequest, "Empty lines instead of a request."));
+            }
             Some(_) => {}
         }
         line_start = at + 1;
@@ -231,8 +237,12 @@ fn head_len(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
 #[cold]
 fn malformed(error: httparse::Error, head: &[u8]) -> Refusal {
     match error {
-        httparse::Error::TooManyHeaders => Refusal::new(RefusalReason::HeadTooLarge, format!("More than {HTTP_HEADERS_MAX} header fields.")),
-        httparse::Error::Version if names_another_version(head) => Refusal::new(RefusalReason::HttpVersion, "HTTP/1.1 is spoken here."),
+        httparse::Error::TooManyHeaders => {
+            Refusal::new(RefusalReason::HeadTooLarge, format!("More than {HTTP_HEADERS_MAX} header fields."))
+        }
+        httparse::Error::Version if names_another_version(head) => {
+            Refusal::new(RefusalReason::HttpVersion, "HTTP/1.1 is spoken here.")
+        }
         httparse::Error::HeaderName => Refusal::new(RefusalReason::BadRequest, "A header field's name is malformed."),
         httparse::Error::HeaderValue => Refusal::new(RefusalReason::BadRequest, "A header field's value is malformed."),
         _ => Refusal::new(RefusalReason::BadRequest, "The request line is malformed."),

@@ -83,7 +83,15 @@ impl Item {
     pub fn normal(frame: Bytes, now_ms: u64) -> Self {
         // Truncation is meant: ages are differences modulo 2^32 ms, 49 days.
         let queued_ms = now_ms as u32;
-        Item { frame, class: Class::Normal, key: None, source: Source::None, queued_ms, accepted: Accepted::UNMEASURED, messages: 1 }
+        Item {
+            frame,
+            class: Class::Normal,
+            key: None,
+            source: Source::None,
+            queued_ms,
+            accepted: Accepted::UNMEASURED,
+            messages: 1,
+        }
     }
 
     /// The opcode of the frame (RFC 6455, section 5.2).
@@ -124,7 +132,10 @@ mod tests {
                     let accepted = Accepted::new(accepted_us, queued);
                     let told = accepted.latency_us(queued.mono_ms as u32, sent).unwrap();
                     let exact = transit_us + queued_us;
-                    assert!(told >= exact && told < exact + 8, "{told} for {transit_us} + {queued_us} from {accepted_us}");
+                    assert!(
+                        told >= exact && told < exact + 8,
+                        "{told} for {transit_us} + {queued_us} from {accepted_us}"
+                    );
                 }
             }
         }

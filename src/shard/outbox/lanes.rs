@@ -51,6 +51,8 @@ pub(super) struct Side {
     /// `low` as of the last push into the throttled outbox.
     pub(super) resume_below: usize,
     pub(super) throttled_at_ms: u32,
+    /// It was shed since it has been throttled.
+    pub(super) shed: bool,
     /// Of what was popped and not committed yet: the stamps of the oldest, and how many messages.
     pub(super) popped: Option<(u32, Accepted, u8)>,
 }

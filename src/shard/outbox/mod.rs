@@ -77,8 +77,6 @@ pub struct Outbox {
     /// The lane of the head.
     lane: Lane,
     throttled: bool,
-    /// It was shed since it has been throttled.
-    shed: bool,
     /// The head, and the first `offered_*` of each lane, were gathered: they keep their place until the next advance.
     offered: bool,
     closing: Closing,
@@ -148,13 +146,14 @@ impl Outbox {
     /// Afterwards, while it is throttled, hardly anything that could be shed is queued: it need not be asked twice
     /// ([`is_shed`](Self::is_shed)).
     pub fn shed(&mut self) -> usize {
-        self.shed = self.throttled;
+        let throttled = self.throttled;
+        self.side_mut().shed = throttled;
         self.conflate(true)
     }
 
     /// Whether shedding again is hardly worth it.
     pub fn is_shed(&self) -> bool {
-        self.shed
+        self.side.as_ref().is_some_and(|side| side.shed)
     }
 
     /// Memory held, in bytes: the frames in full, although they may be shared, and the rings. What counts for choosing who holds most.
@@ -287,8 +286,8 @@ impl Outbox {
 
     fn throttle(&mut self, now_ms: u32, limits: &OutboxLimits) {
         self.throttled = true;
-        self.shed = false;
         let side = self.side_mut();
+        side.shed = false;
         side.throttled_at_ms = now_ms;
         side.resume_below = limits.low;
         self.conflate(false);

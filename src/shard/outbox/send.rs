@@ -195,7 +195,7 @@ impl Outbox {
             return false;
         }
         self.throttled = false;
-        self.shed = false;
+        side.shed = false;
         side.latest.clear();
         true
     }
