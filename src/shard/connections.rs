@@ -11,9 +11,8 @@ use crate::shard::counters::{Counters, Distributions, DropReason};
 use crate::shard::event::Action;
 use crate::shard::frames::Deflaters;
 use crate::shard::gauges::Gauges;
-use crate::shard::outbox::{OutboxLimits, Outboxes};
+use crate::shard::outbox::{OutboxLimits, Outboxes, Stored};
 use crate::shard::row::{NONE, Paused, Row, State};
-use crate::shard::stored::Stored;
 use crate::shard::weights::Weights;
 use crate::time::Now;
 

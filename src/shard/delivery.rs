@@ -238,7 +238,7 @@ impl Connections {
                 _ => None,
             };
             let plain = || frame.unwrap_or_else(|| server_frame(opcode, &payload));
-            outbox.commit(stored.count(compressed.unwrap_or_else(plain)));
+            outbox.commit(stored.frame(compressed.unwrap_or_else(plain)));
         });
         if let Some(contexts) = contexts {
             self.row_mut(slot).extra().contexts = Some(contexts);
@@ -254,7 +254,7 @@ fn next_joined(outbox: &mut Outbox, batch: bool) -> Option<(Opcode, Bytes, Optio
     let mut opcode = Opcode::Text;
     while let Some(item) = outbox.pop_next() {
         opcode = opcode_of(&item.frame);
-        let payload = server_frame_payload(&item.frame);
+        let payload = server_frame_payload(item.frame.bytes());
         joined_bytes += payload.len();
         joined.push(payload);
         if !batch || joined_bytes >= BATCH_BYTES_MAX || joined.len() >= BATCH_MESSAGES_MAX {

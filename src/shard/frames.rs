@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::config;
-use crate::shard::stored::Stored;
+use crate::shard::outbox::{Frame, Stored};
 use crate::ws::deflate::Deflater;
 use crate::ws::frame::{Opcode, server_frame_payload, server_frame_with};
 
@@ -13,16 +13,17 @@ const WINDOW_BITS_MAX: u8 = 15;
 /// A frame for many receivers.
 #[derive(Debug)]
 pub(super) struct Shared {
-    plain: Bytes,
-    /// It counts as stored.
-    counted: bool,
+    /// Until an outbox holds it.
+    fresh: Bytes,
+    /// From then on.
+    plain: Option<Frame>,
     /// What became of compressing it, once that was tried: `None` where it would not be smaller.
-    compressed: Option<Option<Bytes>>,
+    compressed: Option<Option<Frame>>,
 }
 
 impl Shared {
     pub(super) fn new(frame: impl Into<Bytes>) -> Self {
-        Shared { plain: frame.into(), counted: false, compressed: None }
+        Shared { fresh: frame.into(), plain: None, compressed: None }
     }
 
     /// A text frame with the JSON that `build` appends.
@@ -32,30 +33,31 @@ impl Shared {
 
     /// Bytes of the frame, uncompressed.
     pub(super) fn len(&self) -> usize {
-        self.plain.len()
+        self.bytes().len()
     }
 
     /// The frame as it is.
     #[inline]
-    pub(super) fn plain(&mut self, stored: &Stored) -> Bytes {
-        if !self.counted {
-            self.counted = true;
-            self.plain = stored.count(std::mem::take(&mut self.plain));
-        }
-        self.plain.clone()
+    pub(super) fn plain(&mut self, stored: &Stored) -> Frame {
+        let fresh = &mut self.fresh;
+        self.plain.get_or_insert_with(|| stored.frame(std::mem::take(fresh))).clone()
+    }
+
+    fn bytes(&self) -> &Bytes {
+        self.plain.as_ref().map_or(&self.fresh, Frame::bytes)
     }
 
     /// The frame compressed for a window of that size, or as it is where that does not make it smaller.
-    pub(super) fn compressed(&mut self, deflaters: &mut Deflaters, window_bits: u8, stored: &Stored) -> Bytes {
+    pub(super) fn compressed(&mut self, deflaters: &mut Deflaters, window_bits: u8, stored: &Stored) -> Frame {
         let bits = window_bits.clamp(9, WINDOW_BITS_MAX);
         if bits == WINDOW_BITS_MAX {
             if self.compressed.is_none() {
-                self.compressed = Some(deflaters.compress(bits, &self.plain).map(|frame| stored.count(frame)));
+                self.compressed = Some(deflaters.compress(bits, self.bytes()).map(|bytes| stored.frame(bytes)));
             }
             let made = self.compressed.clone().flatten();
             return made.unwrap_or_else(|| self.plain(stored));
         }
-        let made = deflaters.compress(bits, &self.plain).map(|frame| stored.count(frame));
+        let made = deflaters.compress(bits, self.bytes()).map(|bytes| stored.frame(bytes));
         made.unwrap_or_else(|| self.plain(stored))
     }
 }

@@ -39,7 +39,6 @@ mod requests;
 mod routing;
 mod row;
 mod session;
-mod stored;
 mod topics;
 mod users;
 mod weights;

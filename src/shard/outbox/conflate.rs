@@ -140,7 +140,7 @@ impl Outbox {
                     Place::At(at) => *at >= fixed && index >= fixed,
                 });
                 if let Some(place) = place {
-                    let (frame, source) = (std::mem::take(&mut item.frame), item.source);
+                    let (frame, source) = (item.frame.clone(), item.source);
                     let queued = match place {
                         Place::Head => head.as_deref_mut(),
                         Place::At(at) => queue.get_mut(at),

@@ -1,7 +1,6 @@
 //! What goes into an outbox, and what becomes of it.
 
-use bytes::Bytes;
-
+use super::Frame;
 use crate::protocol::class::Class;
 use crate::time::Now;
 
@@ -35,7 +34,7 @@ pub enum Source {
 #[derive(Clone, Debug)]
 pub struct Item {
     /// The frame, header and payload; never empty. Shared by all receivers of a shard.
-    pub frame: Bytes,
+    pub frame: Frame,
     /// What may be given up first.
     pub class: Class,
     /// For [`Class::Latest`]: a 64-bit hash of the conflation key, well mixed and seeded per process. Without one it is kept like `Normal`.
@@ -80,11 +79,11 @@ impl Accepted {
 
 impl Item {
     /// A message of class `Normal` that came from no room or channel.
-    pub fn normal(frame: Bytes, now_ms: u64) -> Self {
+    pub fn normal(frame: impl Into<Frame>, now_ms: u64) -> Self {
         // Truncation is meant: ages are differences modulo 2^32 ms, 49 days.
         let queued_ms = now_ms as u32;
         Item {
-            frame,
+            frame: frame.into(),
             class: Class::Normal,
             key: None,
             source: Source::None,

@@ -24,6 +24,7 @@
 //! Absent here: sockets, timers, JSON. Time is stamped on each [`Item`] by the caller.
 
 mod conflate;
+mod frame;
 mod gaps;
 mod item;
 mod lanes;
@@ -38,6 +39,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+pub use frame::{Frame, Stored};
 pub use gaps::GAP_SOURCES_MAX;
 pub use item::{Accepted, Item, OutboxLimits, Push, Source};
 pub use pool::Outboxes;
@@ -84,7 +86,7 @@ pub struct Outbox {
 
 // Two cache lines: at 10,000 receivers of one message this is what is walked through.
 const _: () = assert!(size_of::<Outbox>() <= 128);
-const _: () = assert!(size_of::<Item>() <= 64);
+const _: () = assert!(size_of::<Item>() <= 40);
 
 impl Outbox {
     /// Queues a message by its class. Between [`gather`](Self::gather) and [`advance`](Self::advance) it never touches what was gathered.

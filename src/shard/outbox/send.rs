@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use super::lanes::{Lane, Side};
-use super::{Closing, Item, Outbox};
+use super::{Closing, Frame, Item, Outbox};
 use crate::shard::event::Gathered;
 
 /// Frames above it are sent from where they are; up to it, copying several into one send is cheaper than a send for each.
@@ -113,7 +111,8 @@ impl Outbox {
     }
 
     /// Queues whole frames made of popped messages, behind those committed before and ahead of everything else.
-    pub fn commit(&mut self, wire: Bytes) {
+    pub fn commit(&mut self, wire: impl Into<Frame>) {
+        let wire = wire.into();
         if wire.is_empty() {
             return;
         }
