@@ -192,12 +192,6 @@ impl Shard {
             State::Closing => self.forget(slot),
             State::Authenticating | State::Moving | State::Active | State::Echo => {
                 self.close(slot, CloseReason::SlowConsumer, "slow consumer: the node is short of memory", now);
-                let row = self.connections.row_mut(slot);
-                row.discard_input = true;
-                row.fin_when_sent = true;
-                row.extra = None;
-                row.decoder = None;
-                self.connections.reweigh(slot);
             }
         }
     }

@@ -247,6 +247,15 @@ impl Shard {
         if let Some(code) = reason.code() {
             self.connections.push_close(slot, close_frame(code, text), at_once, now);
         }
+        if reason == CloseReason::SlowConsumer {
+            // It holds too much: nothing of it is kept, and so its own close frame could not be told from other bytes.
+            let row = self.connections.row_mut(slot);
+            row.discard_input = true;
+            row.fin_when_sent = true;
+            row.extra = None;
+            row.decoder = None;
+            self.connections.reweigh(slot);
+        }
         self.read_to_the_end(slot, now);
     }
 
