@@ -165,8 +165,8 @@ pub enum RefusalReason {
     Method,
     /// 408: not complete within `session.handshake_timeout`.
     Timeout,
-    /// 413: too much was sent behind the request.
-    TooMuch,
+    /// 500: a panic while reading the request.
+    Internal,
     /// 426: HTTP without WebSocket, or another version of it.
     NotWebSocket,
     /// 429: `limits.connections_per_ip`.
@@ -194,7 +194,7 @@ impl RefusalReason {
         RefusalReason::NotFound,
         RefusalReason::Method,
         RefusalReason::Timeout,
-        RefusalReason::TooMuch,
+        RefusalReason::Internal,
         RefusalReason::NotWebSocket,
         RefusalReason::AddressRate,
         RefusalReason::HeadTooLarge,
@@ -213,7 +213,7 @@ impl RefusalReason {
             RefusalReason::NotFound => 404,
             RefusalReason::Method => 405,
             RefusalReason::Timeout => 408,
-            RefusalReason::TooMuch => 413,
+            RefusalReason::Internal => 500,
             RefusalReason::NotWebSocket => 426,
             RefusalReason::AddressRate => 429,
             RefusalReason::HeadTooLarge => 431,
@@ -231,7 +231,7 @@ impl RefusalReason {
             RefusalReason::NotFound => "not_found",
             RefusalReason::Method => "method",
             RefusalReason::Timeout => "timeout",
-            RefusalReason::TooMuch => "too_much",
+            RefusalReason::Internal => "internal",
             RefusalReason::NotWebSocket => "not_websocket",
             RefusalReason::AddressRate => "address_rate",
             RefusalReason::HeadTooLarge => "head_too_large",

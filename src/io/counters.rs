@@ -96,6 +96,7 @@ counters! {
 pub struct Status {
     rows: CachePadded<AtomicU32>,
     drained: AtomicBool,
+    answered: AtomicU64,
     published: Published,
 }
 
@@ -110,6 +111,11 @@ impl Status {
         self.drained.load(Ordering::Acquire)
     }
 
+    /// The last probe that its loop has come to.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Acquire)
+    }
+
     /// The counters as of the last tick.
     pub fn counters(&self) -> Counters {
         self.published.read()
@@ -121,6 +127,10 @@ impl Status {
 
     pub(super) fn set_drained(&self) {
         self.drained.store(true, Ordering::Release);
+    }
+
+    pub(super) fn set_answered(&self, probe: u64) {
+        self.answered.store(probe, Ordering::Release);
     }
 
     pub(super) fn publish(&self, counters: &Counters) {

@@ -35,6 +35,8 @@ pub enum Command {
     Drain,
     /// Take these settings.
     Reload(Arc<Settings>),
+    /// Say that the loop turns, by showing this number in its [`Status`].
+    Probe(u64),
     /// Close everything and end.
     Stop,
 }
@@ -203,6 +205,13 @@ impl Shards {
         }
     }
 
+    /// Asks one shard whether its loop turns; [`Status::answered`] shows the number then. Where its queue is full the answer is no.
+    pub fn probe(&self, shard: usize, number: u64) {
+        if self.commands[shard].push(Command::Probe(number)).is_ok() {
+            self.bells.ring(ShardId(shard as u16));
+        }
+    }
+
     /// Becomes readable when a shard has drained, or has ended.
     pub fn control_fd(&self) -> BorrowedFd<'_> {
         self.shared.control.as_fd()
@@ -213,9 +222,9 @@ impl Shards {
         let _ = rustix::io::read(&self.shared.control, &mut [0; 8]);
     }
 
-    /// Whether every shard has drained.
+    /// Whether every shard has drained, and no connection is on its way from one to another.
     pub fn drained(&self) -> bool {
-        self.shared.statuses.iter().all(Status::drained)
+        self.shared.statuses.iter().all(Status::drained) && self.connections() == 0
     }
 
     /// Whether a shard has ended by itself, which none should.
@@ -290,6 +299,7 @@ fn bring_up(plan: &Plan, gates: &[Sender<Go>], reports: &Receiver<Report>) -> Re
     all(gates.len())?;
     // The first shard finds the port where it is 0, and the others share it.
     let mut address = plan.listen;
+    Listener::probe(address).map_err(|error| StartError::Listen { address, error })?;
     for gate in gates {
         go(gate, Go::Listen(address))?;
         address = all(1)?.unwrap_or(address);

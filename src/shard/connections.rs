@@ -246,8 +246,9 @@ impl Connections {
         self.throttled -= u32::from(why == Paused::THROTTLED);
         self.paused_by_pressure -= u32::from(why == Paused::PRESSURE);
         if !row.paused.any() {
-            // The peer could not show a sign of life while nobody looked.
+            // The peer could not show a sign of life, or ask for anything, while nobody looked.
             row.last_receive_ds = now_ds;
+            row.last_message_ds = now_ds;
             self.actions.push_back(Action::ResumeReading { conn });
         }
     }

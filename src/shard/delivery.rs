@@ -52,7 +52,8 @@ impl Connections {
     pub(super) fn push(&mut self, slot: u32, frame: &mut Shared, manner: Manner, now: Now) -> bool {
         let now_ds = self.ds(now);
         let row = self.row_mut(slot);
-        if matches!(row.state, State::Vacant | State::Closing | State::Connecting) {
+        let state = row.state;
+        if matches!(state, State::Vacant | State::Closing | State::Connecting) {
             return false;
         }
         row.last_message_ds = now_ds;
@@ -86,7 +87,9 @@ impl Connections {
                     self.row_mut(slot).throttled_ds = now_ds;
                     self.counters.throttle_crossings += 1;
                     self.pause(slot, Paused::THROTTLED);
-                    self.bring_forward(slot, now_ds + 1);
+                    if matches!(state, State::Active | State::Echo) {
+                        self.bring_forward(slot, now_ds + 1);
+                    }
                 }
                 true
             }
@@ -229,17 +232,26 @@ impl Connections {
         let batch = row.batch;
         // Before the hand-over nothing is compressed, so that no compressor's window has to move.
         let settled = matches!(row.state, State::Active | State::Echo);
+        let deflate = row.deflate;
         let mut contexts = row.extra.as_mut().and_then(|e| e.contexts.take());
-        let (min_size, stored) = (self.deflaters.min_size, self.stored.clone());
+        // Both are put back.
+        let mut deflaters = std::mem::take(&mut self.deflaters);
+        let stored = self.stored.clone();
         self.on_outbox(slot, |outbox| {
             let Some((opcode, payload, frame)) = next_joined(outbox, batch) else { return };
-            let compressed = match contexts.as_mut().filter(|_| settled) {
-                Some(contexts) if payload.len() >= min_size => contexts.deflater.frame(opcode, &payload),
-                _ => None,
+            let compressed = match (contexts.as_mut().filter(|_| settled), deflate) {
+                _ if payload.len() < deflaters.min_size => None,
+                (Some(contexts), _) => contexts.deflater.frame(opcode, &payload),
+                // A batch is this connection's own, but needs no context of its own.
+                (None, Some(params)) if params.server_no_context_takeover => {
+                    deflaters.compress(params.server_max_window_bits, opcode, &payload)
+                }
+                (None, _) => None,
             };
             let plain = || frame.unwrap_or_else(|| server_frame(opcode, &payload));
             outbox.commit(stored.frame(compressed.unwrap_or_else(plain)));
         });
+        self.deflaters = deflaters;
         if let Some(contexts) = contexts {
             self.row_mut(slot).extra().contexts = Some(contexts);
             self.reweigh(slot);

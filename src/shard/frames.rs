@@ -52,12 +52,12 @@ impl Shared {
         let bits = window_bits.clamp(9, WINDOW_BITS_MAX);
         if bits == WINDOW_BITS_MAX {
             if self.compressed.is_none() {
-                self.compressed = Some(deflaters.compress(bits, self.bytes()).map(|bytes| stored.frame(bytes)));
+                self.compressed = Some(deflaters.compress_frame(bits, self.bytes()).map(|bytes| stored.frame(bytes)));
             }
             let made = self.compressed.clone().flatten();
             return made.unwrap_or_else(|| self.plain(stored));
         }
-        let made = deflaters.compress(bits, self.bytes()).map(|bytes| stored.frame(bytes));
+        let made = deflaters.compress_frame(bits, self.bytes()).map(|bytes| stored.frame(bytes));
         made.unwrap_or_else(|| self.plain(stored))
     }
 }
@@ -93,14 +93,20 @@ impl Deflaters {
         self.held_bytes
     }
 
-    fn compress(&mut self, bits: u8, frame: &Bytes) -> Option<Bytes> {
+    /// A whole compressed frame; `None` where it would not be smaller.
+    pub(super) fn compress(&mut self, window_bits: u8, opcode: Opcode, payload: &[u8]) -> Option<Bytes> {
+        let bits = window_bits.clamp(9, WINDOW_BITS_MAX);
         let Deflaters { by_bits, level, held_bytes, .. } = self;
         let deflater = by_bits[usize::from(bits)].get_or_insert_with(|| {
             let made = Box::new(Deflater::new(*level, bits, false));
             *held_bytes += made.held_bytes();
             made
         });
-        deflater.frame(opcode_of(frame), &server_frame_payload(frame))
+        deflater.frame(opcode, payload)
+    }
+
+    fn compress_frame(&mut self, window_bits: u8, frame: &Bytes) -> Option<Bytes> {
+        self.compress(window_bits, opcode_of(frame), &server_frame_payload(frame))
     }
 }
 

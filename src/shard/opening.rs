@@ -6,13 +6,13 @@ use std::rc::Rc;
 use crate::config::AuthMode;
 use crate::error::{CloseReason, RefusalReason};
 use crate::ids::ConnectionId;
-use crate::limits::{HANDOVER_LEFTOVER_BYTES_MAX, HTTP_HEAD_BYTES_MAX, USER_AGENT_BYTES_MAX, USER_AGENTS_MAX};
+use crate::limits::{HTTP_HEAD_BYTES_MAX, USER_AGENT_BYTES_MAX, USER_AGENTS_MAX};
 use crate::protocol::envelope::Envelope;
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
-use crate::shard::drain::Drain;
+use crate::shard::drain::{self, Drain};
 use crate::shard::ip_table::RetryAfter;
-use crate::shard::row::{AddressVerdict, Contexts, Opening, Preface, Row, State};
+use crate::shard::row::{AddressVerdict, Contexts, Opening, Paused, Preface, Row, State};
 use crate::shard::session::Identity;
 use crate::time::Now;
 use crate::ws::deflate::{Deflater, Inflater};
@@ -85,31 +85,29 @@ impl Shard {
             let used = self.try_open(slot, data, now);
             match used {
                 Some(used) => self.rest_of_opening(slot, &mut data[used..], now),
-                None => {
-                    if let Some(opening) = self.connections.row_mut(slot).opening() {
-                        opening.head.extend_from_slice(data);
-                    }
-                }
+                None => self.keep_opening(slot, data),
             }
-            self.connections.reweigh(slot);
-            return;
+        } else {
+            self.keep_opening(slot, data);
+            self.retry_open(slot, now);
         }
+    }
+
+    fn keep_opening(&mut self, slot: u32, data: &[u8]) {
+        let Some(opening) = self.connections.row_mut(slot).opening() else { return };
         opening.head.extend_from_slice(data);
-        let too_much = opening.head.len() > HTTP_HEAD_BYTES_MAX + HANDOVER_LEFTOVER_BYTES_MAX;
+        // More than a request: it is complete, and only its address is waited for. Nothing bounds what comes behind it but this.
+        let preface = if let Preface::Taken(len) = opening.proxy { len } else { 0 };
+        let complete = opening.head.len() > preface + HTTP_HEAD_BYTES_MAX;
         self.connections.reweigh(slot);
-        if too_much {
-            // A flood behind a request that still waits for its answer.
-            return self.refuse(
-                slot,
-                &Refusal::new(RefusalReason::TooMuch, "too much was sent before the upgrade was answered"),
-                now,
-            );
+        if complete {
+            self.connections.pause(slot, Paused::ADDRESS);
         }
-        self.retry_open(slot, now);
     }
 
     /// The home of this connection's address has answered.
     pub(super) fn address_answered(&mut self, slot: u32, retry_after_s: Option<u32>, now: Now) {
+        self.connections.resume(slot, Paused::ADDRESS, now);
         let Some(opening) = self.connections.row_mut(slot).opening() else { return };
         if let Some(seconds) = retry_after_s {
             return self.refuse(slot, &over_address_rate(seconds), now);
@@ -219,8 +217,7 @@ impl Shard {
         let upgrade = upgrade(head, &self.settings.config.deflate)?;
         self.check_origin(head)?;
         if !matches!(self.drain, Drain::Off) {
-            let refusal = Refusal::new(RefusalReason::Draining, "this node is draining");
-            return Err(refusal.retry_after(RETRY_AFTER_S));
+            return Err(drain::refusal());
         }
         if let Some(refusal) = self.refused_by_pressure() {
             return Err(refusal);

@@ -51,8 +51,10 @@ impl Paused {
     pub(super) const CREDIT: Paused = Paused(2);
     /// It is about to move to its home shard.
     pub(super) const MOVING: Paused = Paused(4);
+    /// Its request is complete, and whether its address may connect is not known yet.
+    pub(super) const ADDRESS: Paused = Paused(8);
     /// The shard is short of memory, and this connection holds much of it.
-    pub(super) const PRESSURE: Paused = Paused(8);
+    pub(super) const PRESSURE: Paused = Paused(16);
 
     pub(super) fn any(self) -> bool {
         self.0 != 0
@@ -169,6 +171,8 @@ pub(super) struct Row {
     pub(super) fin_when_sent: bool,
     /// Nothing that arrives is looked at any more.
     pub(super) discard_input: bool,
+    /// The peer's stream has ended.
+    pub(super) ended: bool,
     /// A heartbeat ping went out since the last sign of life.
     pub(super) pinged: bool,
     /// Index of its user, or [`NONE`].
@@ -217,6 +221,7 @@ impl Row {
             close_when_sent: false,
             fin_when_sent: false,
             discard_input: false,
+            ended: false,
             pinged: false,
             user: NONE,
             outbox: NONE,
@@ -282,6 +287,10 @@ impl Row {
         let decoder = self.decoder.as_ref().map_or(0, |decoder| size_of::<Decoder>() + decoder.held_bytes());
         let extra = self.extra.as_ref().map_or(0, |extra| extra.held_bytes());
         decoder + extra + self.filter_bytes as usize
+    }
+
+    pub(super) fn contexts(&mut self) -> Option<&mut Contexts> {
+        self.extra.as_mut()?.contexts.as_deref_mut()
     }
 
     /// Frames of this connection are made when they are sent, not when they are queued: the order of compression must be the order of sending.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::auth::{AuthError, Claims};
 use crate::config::AuthMode;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, RefusalReason};
 use crate::ids::ConnectionId;
 use crate::limits::{CLOSE_TIMEOUT_MS, LINGER_TIMEOUT_MS};
 use crate::protocol::envelope::Topic;
@@ -19,6 +19,7 @@ use crate::shard::outbox::Source;
 use crate::shard::row::{NONE, Paused, Row, State};
 use crate::time::Now;
 use crate::ws::frame::close_frame;
+use crate::ws::handshake::Refusal;
 use crate::ws::message::Failure;
 
 /// What an upgrade request said about who the user is.
@@ -309,14 +310,32 @@ impl Shard {
 
     /// The stream has ended without, or after, a close frame.
     pub(super) fn ended(&mut self, slot: u32, now: Now) {
-        if self.connections.row(slot).state != State::Closing {
+        let row = self.connections.row_mut(slot);
+        if row.state != State::Closing {
             self.leave_everything(slot, CloseReason::PeerGone, now);
+        } else if row.outbox != NONE && !row.ended {
+            // It may have ended only its half of the stream: what was to be said last is still sent, or fails and ends it again.
+            row.ended = true;
+            row.close_when_sent = true;
+            row.discard_input = true;
+            return;
+        }
+        self.forget(slot);
+    }
+
+    /// Ends a connection at once, whatever is still queued.
+    pub(super) fn abandon(&mut self, slot: u32, reason: CloseReason, now: Now) {
+        if self.connections.row(slot).state != State::Closing {
+            self.leave_everything(slot, reason, now);
         }
         self.forget(slot);
     }
 
     pub(super) fn panicked(&mut self, slot: u32, now: Now) {
         self.connections.row_mut(slot).decoder = None;
+        if self.connections.row(slot).state == State::Connecting {
+            return self.refuse(slot, &Refusal::new(RefusalReason::Internal, "internal error"), now);
+        }
         let failure = Failure { reason: CloseReason::Internal, detail: CloseReason::Internal.text() };
         self.fail(slot, &failure, now);
     }
@@ -346,7 +365,7 @@ impl Shard {
 
     /// What a closing peer still sends must be read, or its close frame would never be seen.
     fn read_to_the_end(&mut self, slot: u32, now: Now) {
-        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING, Paused::PRESSURE] {
+        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING, Paused::ADDRESS, Paused::PRESSURE] {
             self.connections.resume(slot, why, now);
         }
         self.connections.mark_dirty(slot);

@@ -17,13 +17,15 @@ pub struct Refusal {
     pub detail: Cow<'static, str>,
     /// `Retry-After`, in seconds.
     pub retry_after_s: Option<u32>,
+    /// The answer to a HEAD request has no body (RFC 9110, section 9.3.2).
+    pub head_only: bool,
 }
 
 impl Refusal {
     /// A refusal for that reason.
     #[cold]
     pub fn new(reason: RefusalReason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Refusal { reason, detail: detail.into(), retry_after_s: None }
+        Refusal { reason, detail: detail.into(), retry_after_s: None, head_only: false }
     }
 
     /// The same, with `Retry-After`.
@@ -49,8 +51,10 @@ impl Refusal {
             let _ = write!(out, "Retry-After: {seconds}\r\n");
         }
         let len = self.detail.len() + 1;
-        let _ =
-            write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n{}\n", self.detail);
+        let _ = write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n");
+        if !self.head_only {
+            let _ = writeln!(out, "{}", self.detail);
+        }
         out.into()
     }
 }
