@@ -7,7 +7,7 @@
 //! | connections of the process | `limits.connections` | 503 before the upgrade | connections by state |
 //! | connections that are opening or have no identity yet | [`OPENING_CONNECTIONS_MAX`] per shard; `session.handshake_timeout`, `auth.timeout` | the oldest of them makes room: 503, or close 1013 | `connecting`, `authenticating`, refusals `opening` |
 //! | new connections of an address | `limits.connections_per_ip`, remembered for [`IP_TABLE_MAX`] addresses per shard | 429 | refusals `address_rate` |
-//! | a request head, a PROXY header | [`HTTP_HEAD_BYTES_MAX`], [`PROXY_HEADER_BYTES_MAX`]; what follows before the answer: [`HANDOVER_LEFTOVER_BYTES_MAX`] | 431, 400, 413 | refusals by reason |
+//! | a request head, a PROXY header | [`HTTP_HEAD_BYTES_MAX`], [`PROXY_HEADER_BYTES_MAX`]; one receive of what follows them | 431, 400; not read from | refusals by reason |
 //! | an incomplete message | `limits.message_size` (at most [`MESSAGE_BYTES_CEILING`]) | 1009 | `partial_bytes` |
 //! | requests, pings | `limits.messages_per_second`, `limits.bytes_per_second` | an error, then 4113 | `rate_limited` |
 //! | what a connection is sent and does not read | `outbox.max` bytes, `outbox.grace` | classes, then 4110 | `queued_bytes`, drops by class and reason |

@@ -52,6 +52,9 @@ pub fn parse(bytes: &[u8]) -> Result<ProxyHeader, NotProxied> {
     }
 }
 
+/// Reads the client out of the address block of version 2.
+type AddressOf = fn(&[u8]) -> Option<SocketAddr>;
+
 fn parse_v2(bytes: &[u8]) -> Result<ProxyHeader, NotProxied> {
     let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED_BYTES_V2>() else {
         return match bytes.get(SIGNATURE_V2.len()) {
@@ -74,7 +77,7 @@ fn parse_v2(bytes: &[u8]) -> Result<ProxyHeader, NotProxied> {
         return Err(NotProxied("the PROXY protocol header is too long"));
     }
     // Source address, destination address, source port, destination port; what follows are TLVs.
-    let (address_bytes, address_of): (usize, fn(&[u8]) -> Option<SocketAddr>) = match family_protocol {
+    let (address_bytes, address_of): (usize, AddressOf) = match family_protocol {
         _ if local => (0, |_| None),
         0x11 => (12, |block| {
             let ip = Ipv4Addr::from(*block.first_chunk::<4>()?);
@@ -205,7 +208,8 @@ mod tests {
     fn version_2() {
         let v6 = block_v6("2001:db8::7");
         let with_tlvs = [&BLOCK_V4[..], &[0x04, 0, 3, 0, 0, 0], &[0xe0, 0, 1, 9]].concat();
-        let table: [(&str, Vec<u8>, Option<Option<&str>>); 18] = [
+        type Row = (&'static str, Vec<u8>, Option<Option<&'static str>>);
+        let table: [Row; 18] = [
             ("TCP over IPv4", v2(0x21, 0x11, &BLOCK_V4), Some(Some("203.0.113.7:50000"))),
             ("TCP over IPv6", v2(0x21, 0x21, &v6), Some(Some("[2001:db8::7]:50000"))),
             ("mapped", v2(0x21, 0x21, &block_v6("::ffff:203.0.113.7")), Some(Some("203.0.113.7:50000"))),

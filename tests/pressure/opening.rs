@@ -78,18 +78,10 @@ fn without_its_header_or_from_elsewhere_nothing_is_believed() {
 #[test]
 fn a_proxy_may_speak_for_itself() {
     let mut world = behind_proxy();
-    for _ in 0..5 {
-        let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
-        let socket = world.accept("10.0.0.2:4000");
-        world.bytes(socket, local);
-        world.bytes(socket, upgrade("probe", "").as_bytes());
-        assert!(
-            matches!(&world.hear(socket)[0], Heard::Response(head) if head.contains(" 101 ")),
-            "its own address is trusted, and counts"
-        );
-        world.end(socket);
-        break;
-    }
+    let socket = world.accept("10.0.0.2:4000");
+    world.bytes(socket, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
+    world.bytes(socket, upgrade("probe", "").as_bytes());
+    assert!(matches!(&world.hear(socket)[0], Heard::Response(head) if head.contains(" 101 ")));
 }
 
 #[test]
