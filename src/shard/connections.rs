@@ -283,11 +283,9 @@ impl Connections {
         self.mark_dirty(slot);
     }
 
-    /// Queues the answer to an upgrade request: the first thing that is sent.
-    pub(super) fn push_response(&mut self, slot: u32, response: Bytes, now: Now) {
-        let limits = OutboxLimits::default();
-        let verdict = self.outbox(slot).push(Item::normal(response, now.mono_ms), &limits);
-        debug_assert_eq!(verdict, Push::Queued, "nothing was queued before");
+    /// Queues the answer to an upgrade request: nothing overtakes it, no control frame and no urgent message.
+    pub(super) fn push_response(&mut self, slot: u32, response: Bytes) {
+        self.outbox(slot).commit(response);
         self.mark_dirty(slot);
     }
 
@@ -308,12 +306,6 @@ impl Connections {
             row.outbox = self.outboxes.lease();
         }
         self.outboxes.get_mut(row.outbox)
-    }
-
-    /// Bytes queued for a connection.
-    pub(super) fn queued_bytes(&self, slot: u32) -> usize {
-        let handle = self.row(slot).outbox;
-        if handle == NONE { 0 } else { self.outboxes.get(handle).bytes() }
     }
 
     /// Puts a connection on the dirty list, unless it is there or waits for its socket.

@@ -65,6 +65,7 @@ pub struct Shard {
     /// Shared by connections without context takeover.
     inflater: Inflater,
     /// Decoders that hold nothing, for the next connection with an incomplete message.
+    #[expect(clippy::vec_box, reason = "they come from rows and go back to rows, boxed")]
     spare_decoders: Vec<Box<Decoder>>,
     /// User agents, shared by the connections that have them.
     user_agents: HashMap<Rc<str>, (), RandomState>,

@@ -205,14 +205,14 @@ impl Shard {
             row.extra().contexts = Some(contexts);
         }
         self.connections.set_deadline(slot, NEVER);
-        self.connections.push_response(slot, upgrade.response(), now);
+        self.connections.push_response(slot, upgrade.response());
         self.connections.counters.upgraded += 1;
     }
 
     /// Answers with an HTTP error and ends the connection.
     pub(super) fn refuse(&mut self, slot: u32, refusal: &Refusal, now: Now) {
         self.connections.counters.refused(refusal.status);
-        self.connections.push_response(slot, refusal.response(), now);
+        self.connections.push_response(slot, refusal.response());
         let reason = if refusal.status == 408 { CloseReason::HandshakeTimeout } else { CloseReason::HandshakeRefused };
         self.linger(slot, reason, now);
     }

@@ -60,10 +60,12 @@ pub fn is_valid_code(code: u16) -> bool {
 mod tests {
     use super::*;
 
+    type Expected = Result<Option<(u16, &'static str)>, CloseReason>;
+
     #[test]
     fn payloads() {
         let protocol = Err(CloseReason::ProtocolError);
-        let table: [(&[u8], Result<Option<(u16, &str)>, CloseReason>); 20] = [
+        let table: [(&[u8], Expected); 20] = [
             (b"", Ok(None)),
             (b"\x03", protocol),
             (b"\x03\xe8", Ok(Some((1000, "")))),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 
 pub use super::deflater::Deflater;
-pub use super::inflater::Inflater;
+pub use super::inflater::{Inflater, Window};
 
 /// The smallest window that raw deflate can be made to use (zlib turns 8 into 9, which a peer with 8 could not inflate).
 pub const WINDOW_BITS_MIN: u8 = 9;

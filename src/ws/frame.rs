@@ -293,6 +293,11 @@ mod tests {
             }
         }
 
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
         fn a_frame_gives_its_payload_back(payload in prop::collection::vec(any::<u8>(), 0..70_000), estimate in 0..70_000usize) {
             let frame = server_frame(Opcode::Binary, &payload);

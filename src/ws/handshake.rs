@@ -95,3 +95,116 @@ fn is_key(key: &[u8]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    const UPGRADE: &str = "Upgrade: websocket\r\n";
+    const CONNECTION: &str = "Connection: Upgrade\r\n";
+    const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
+
+    fn check(fields: &[&str]) -> Result<Upgrade, Refusal> {
+        let text = format!("GET /ws HTTP/1.1\r\nHost: a\r\n{}\r\n", fields.concat());
+        match parse_head(text.as_bytes()) {
+            Ok(HeadStatus::Complete { head, .. }) => upgrade(&head, &config::Deflate::default()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_example_of_rfc_6455() {
+        let upgrade = check(&[UPGRADE, CONNECTION, KEY, VERSION]).unwrap();
+        assert_eq!(
+            upgrade.response(),
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn sub_protocol_and_compression_are_named() {
+        let protocol = "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: other, ringgate.v1.json\r\n";
+        let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+        let response = check(&[UPGRADE, CONNECTION, KEY, VERSION, protocol, offer]).unwrap().response();
+        assert!(response.ends_with(
+            b"\r\nSec-WebSocket-Protocol: ringgate.v1.json\r\n\
+              Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n\r\n"
+        ));
+        let unknown = check(&[UPGRADE, CONNECTION, KEY, VERSION, "Sec-WebSocket-Protocol: chat\r\n"]).unwrap();
+        assert_eq!(unknown.protocol, None);
+    }
+
+    #[test]
+    fn requests_good_and_bad() {
+        let table: [(&[&str], Option<u16>); 21] = [
+            (&[UPGRADE, CONNECTION, KEY, VERSION], None),
+            (&["upgrade: WebSocket\r\nCONNECTION: keep-alive, upgrade\r\n", KEY, VERSION], None),
+            (&["Upgrade: h2c, websocket\r\n", "Connection: keep-alive\r\nConnection: Upgrade\r\n", KEY, VERSION], None),
+            (&[], Some(426)),
+            (&[CONNECTION, KEY, VERSION], Some(426)),
+            (&["Upgrade: h2c\r\n", CONNECTION, KEY, VERSION], Some(426)),
+            (&["Upgrade: websocketx\r\n", CONNECTION, KEY, VERSION], Some(426)),
+            (&[UPGRADE, KEY, VERSION], Some(400)),
+            (&[UPGRADE, "Connection: close\r\n", KEY, VERSION], Some(400)),
+            (&[UPGRADE, "Connection: upgraded\r\n", KEY, VERSION], Some(400)),
+            (&[UPGRADE, CONNECTION, KEY], Some(426)),
+            (&[UPGRADE, CONNECTION, KEY, "Sec-WebSocket-Version: 8\r\n"], Some(426)),
+            (&[UPGRADE, CONNECTION, KEY, "Sec-WebSocket-Version: 013\r\n"], Some(426)),
+            (&[UPGRADE, CONNECTION, KEY, VERSION, VERSION], Some(400)),
+            (&[UPGRADE, CONNECTION, VERSION], Some(400)),
+            (&[UPGRADE, CONNECTION, VERSION, KEY, KEY], Some(400)),
+            (&[UPGRADE, CONNECTION, VERSION, "Sec-WebSocket-Key:\r\n"], Some(400)),
+            (&[UPGRADE, CONNECTION, VERSION, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=\r\n"], Some(400)),
+            (&[UPGRADE, CONNECTION, VERSION, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQAA\r\n"], Some(400)),
+            (&[UPGRADE, CONNECTION, VERSION, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j!Q==\r\n"], Some(400)),
+            (&[UPGRADE, CONNECTION, VERSION, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==AAAA\r\n"], Some(400)),
+        ];
+        for (fields, expect) in table {
+            let status = check(fields).err().map(|refusal| refusal.status);
+            assert_eq!(status, expect, "{fields:?}");
+        }
+    }
+
+    /// The wire of a tungstenite client whose request we answer.
+    #[derive(Default)]
+    struct Wire {
+        request: Vec<u8>,
+        response: Bytes,
+    }
+
+    impl Write for Wire {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.request.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Read for Wire {
+        fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+            if !self.request.is_empty() {
+                let Ok(HeadStatus::Complete { head, len }) = parse_head(&self.request) else { panic!("complete") };
+                assert_eq!((head.path, head.query_param("user_id").as_deref()), ("/ws", Some("ann")));
+                assert_eq!(len, self.request.len());
+                self.response = upgrade(&head, &config::Deflate::default()).unwrap().response();
+                self.request.clear();
+            }
+            let part = self.response.split_to(room.len().min(self.response.len()));
+            room[..part.len()].copy_from_slice(&part);
+            Ok(part.len())
+        }
+    }
+
+    #[test]
+    fn a_tungstenite_client_takes_our_response() {
+        let (_, response) = tungstenite::client("ws://example.org:8080/ws?user_id=ann", Wire::default()).unwrap();
+        assert_eq!(response.status(), 101);
+    }
+}

@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 
 use memchr::memchr2_iter;
-use smallvec::SmallVec;
 
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
 
@@ -34,7 +33,7 @@ pub struct RequestHead<'a> {
     /// The query of the target, as sent, without its `?`; it decodes to UTF-8.
     pub query: &'a str,
     host: &'a str,
-    fields: SmallVec<[Field<'a>; 16]>,
+    fields: Vec<Field<'a>>,
 }
 
 type Field<'a> = (&'a str, &'a [u8]);
@@ -46,6 +45,12 @@ type Field<'a> = (&'a str, &'a [u8]);
 ///
 /// The refusal to answer with: 400, 405 (not `GET`), 431 (too long, too many fields) or 505 (not HTTP/1.1).
 pub fn parse_head(bytes: &[u8]) -> Result<HeadStatus<'_>, Refusal> {
+    if bytes.first().is_some_and(|&b| !b.is_ascii_graphic() && b != b'\r' && b != b'\n') {
+        return Err(Refusal::new(
+            400,
+            "This is not HTTP: TLS ends at a proxy, and this listener speaks plain HTTP/1.1.",
+        ));
+    }
     let window = &bytes[..bytes.len().min(HTTP_HEAD_BYTES_MAX)];
     let Some(len) = head_len(window)? else {
         return if bytes.len() >= HTTP_HEAD_BYTES_MAX {
@@ -226,17 +231,17 @@ fn head_len(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
 fn malformed(error: httparse::Error, head: &[u8]) -> Refusal {
     match error {
         httparse::Error::TooManyHeaders => Refusal::new(431, format!("More than {HTTP_HEADERS_MAX} header fields.")),
-        httparse::Error::Version if names_a_version(head) => Refusal::new(505, "HTTP/1.1 is spoken here."),
+        httparse::Error::Version if names_another_version(head) => Refusal::new(505, "HTTP/1.1 is spoken here."),
         httparse::Error::HeaderName => Refusal::new(400, "A header field's name is malformed."),
         httparse::Error::HeaderValue => Refusal::new(400, "A header field's value is malformed."),
         _ => Refusal::new(400, "The request line is malformed."),
     }
 }
 
-/// Whether the request line ends with `HTTP/`, a digit, a point and a digit: a version, if not ours.
-fn names_a_version(head: &[u8]) -> bool {
+/// Whether the request line ends with `HTTP/`, a digit, a point and a digit: a version other than ours.
+fn names_another_version(head: &[u8]) -> bool {
     let line = head.trim_ascii_start().split(|&b| b == b'\r').next().unwrap_or_default();
-    matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
+    matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() && [*major, *minor] != *b"11")
 }
 
 /// `host[:port]` as RFC 3986, section 3.2 has it, without user information.
@@ -294,3 +299,6 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|d| d as u8)
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,10 +20,11 @@ const OUTPUT_BYTES_MIN: usize = 4 * 1024;
 /// Output that is kept between messages.
 const OUTPUT_BYTES_KEPT_MAX: usize = 64 * 1024;
 
-/// Decompresses messages one by one. Nothing but the window of a client with context takeover outlives a message: without it one
-/// inflater serves a whole shard; with it each connection has its own (or swaps windows: [`window`](Inflater::window)).
+/// Decompresses messages one by one. Nothing but the window of a client with context takeover outlives a message: without takeover one
+/// inflater serves a whole shard; with it each connection has its own, or only its own [`Window`], which is lent to the shard's inflater
+/// for the time of a call ([`swap_window`](Inflater::swap_window)).
 ///
-/// Its memory, about 40 KiB and the output, is allocated with the first compressed message.
+/// Its memory, about 45 KiB and the output, is allocated with the first compressed message.
 #[derive(Default)]
 pub struct Inflater {
     stream: Option<Decompress>,
@@ -40,19 +41,22 @@ impl Inflater {
 
     /// Goes on from what another inflater's [`window`](Inflater::window) was.
     pub fn set_window(&mut self, window: &[u8]) {
-        self.window = Window::default();
-        self.window.push(window);
+        self.window = Window::new(window);
     }
 
     /// With context takeover: the last 32 KiB inflated, oldest first. Empty without.
     pub fn window(&self) -> Vec<u8> {
-        let (older, newer) = self.window.halves();
-        [older, newer].concat()
+        self.window.to_vec()
+    }
+
+    /// Exchanges the window: for one inflater that serves many connections with context takeover in turn.
+    pub fn swap_window(&mut self, window: &mut Window) {
+        std::mem::swap(&mut self.window, window);
     }
 
     /// Bytes of memory held, as far as they vary: what counts against a budget.
     pub fn held_bytes(&self) -> usize {
-        self.output.capacity() + self.window.bytes.capacity()
+        self.output.capacity() + self.window.held_bytes()
     }
 
     /// Inflates one whole message, as received: without its tail.
@@ -107,6 +111,12 @@ impl Inflater {
 impl fmt::Debug for Inflater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inflater").field("held_bytes", &self.held_bytes()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Window").field("len", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 
@@ -169,15 +179,33 @@ impl Run<'_> {
     }
 }
 
-/// The last [`WINDOW_BYTES`] of a stream, as a ring.
-#[derive(Default)]
-struct Window {
+/// The last 32 KiB of what a client with context takeover has sent, inflated: what its next message may refer to. Grows as they come.
+#[derive(Clone, Default)]
+pub struct Window {
     bytes: Vec<u8>,
     /// Where the oldest byte is, once the ring is full.
     oldest: usize,
 }
 
 impl Window {
+    /// A window that ends with these bytes.
+    pub fn new(bytes: &[u8]) -> Self {
+        let mut window = Window::default();
+        window.push(bytes);
+        window
+    }
+
+    /// Its bytes, oldest first.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let (older, newer) = self.halves();
+        [older, newer].concat()
+    }
+
+    /// Capacity held, in bytes: what counts against a budget.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     fn push(&mut self, data: &[u8]) {
         let data = &data[data.len().saturating_sub(WINDOW_BYTES)..];
         let (grow, wrap) = data.split_at(data.len().min(WINDOW_BYTES - self.bytes.len()));
@@ -229,10 +257,12 @@ mod tests {
         out
     }
 
+    type Expected = Result<Vec<u8>, CloseReason>;
+
     #[test]
     fn examples_of_rfc_7692() {
         let hello = b"Hello".to_vec();
-        let table: [(&str, &[u8], Result<Vec<u8>, CloseReason>); 14] = [
+        let table: [(&str, &[u8], Expected); 14] = [
             ("7.2.3.1: one block", b"\xf2\x48\xcd\xc9\xc9\x07\x00", Ok(hello.clone())),
             ("7.2.3.3: no compression", b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00", Ok(hello.clone())),
             ("7.2.3.4: BFINAL", b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00", Ok(hello.clone())),
@@ -307,6 +337,7 @@ mod tests {
         fn round_trips(messages in messages(), level in 1..=9u32, bits in 9..=15u8, takeover: bool) {
             let mut deflater = Deflater::new(level, bits, takeover);
             let mut inflater = Inflater::new();
+            let (mut shared, mut lent) = (Inflater::new(), Window::default());
             for message in &messages {
                 let Some(frame) = deflater.frame(Opcode::Binary, message) else {
                     prop_assert!(!takeover);
@@ -315,6 +346,11 @@ mod tests {
                 prop_assert_eq!(frame[0], 0xc2);
                 let payload = server_frame_payload(&frame);
                 prop_assert_eq!(inflater.inflate(&params(!takeover), &payload, MAX).unwrap(), &message[..]);
+                shared.swap_window(&mut lent);
+                prop_assert_eq!(shared.inflate(&params(!takeover), &payload, MAX).unwrap(), &message[..]);
+                shared.swap_window(&mut lent);
+                prop_assert_eq!(shared.inflate(&params(false), b"\xca\xc9\xc9\x07\x00", MAX).ok(), Some(&b"llo"[..]));
+                shared.set_window(&[]);
                 // The client hands its window over after each message.
                 let mut next = Inflater::new();
                 next.set_window(&inflater.window());
@@ -330,8 +366,7 @@ mod tests {
                 let piece: Vec<u8> = (0..len).map(|j| (i * 41 + j * 3) as u8).collect();
                 window.push(&piece);
                 all.extend_from_slice(&piece);
-                let (older, newer) = window.halves();
-                prop_assert_eq!([older, newer].concat(), &all[all.len().saturating_sub(WINDOW_BYTES)..]);
+                prop_assert_eq!(window.to_vec(), &all[all.len().saturating_sub(WINDOW_BYTES)..]);
             }
         }
 

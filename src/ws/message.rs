@@ -173,6 +173,9 @@ impl Decoder {
     #[inline]
     fn next_header(&mut self, input: &[u8], pos: &mut usize) -> Result<Option<ClientHeader>, Failure> {
         let rest = input.get(*pos..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(None);
+        }
         if self.header_len == 0
             && let Some(header) = frame::client_header(rest)?
         {

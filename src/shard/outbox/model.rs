@@ -191,8 +191,10 @@ impl Model {
 
     fn advance(&mut self, sent: usize, limits: &OutboxLimits) -> Advance {
         self.head_sent += sent;
+        let mut frames = 0;
         while !self.list.is_empty() && self.head_sent >= self.list[0].frame.len() {
             self.head_sent -= self.list.remove(0).frame.len();
+            frames += 1;
         }
         self.withdraw();
         if self.closing == Closing::Now {
@@ -200,7 +202,7 @@ impl Model {
         }
         let flows = self.throttled && (self.bytes() == 0 || self.bytes() < limits.low);
         self.throttled &= !flows;
-        Advance { now_flowing: flows, empty: self.list.is_empty() }
+        Advance { now_flowing: flows, empty: self.list.is_empty(), frames }
     }
 
     fn withdraw(&mut self) {
