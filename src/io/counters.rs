@@ -1,6 +1,6 @@
 //! What a shard's driver counts: plain numbers of its own, published to padded atomics with every tick.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
@@ -96,10 +96,27 @@ counters! {
 pub struct Status {
     rows: CachePadded<AtomicU32>,
     drained: AtomicBool,
+    thread: AtomicI32,
     published: Published,
+    figures: Box<[AtomicU64]>,
 }
 
 impl Status {
+    /// Of a shard whose machine shows that many figures.
+    pub(super) fn new(figures: usize) -> Self {
+        Status { figures: (0..figures).map(|_| AtomicU64::new(0)).collect(), ..Status::default() }
+    }
+
+    /// The figures of the state machine as of the last tick, in their order.
+    pub fn figures(&self) -> impl Iterator<Item = u64> {
+        self.figures.iter().map(|figure| figure.load(Ordering::Relaxed))
+    }
+
+    /// The thread of the shard, as the kernel numbers it; 0 before it runs.
+    pub fn thread(&self) -> i32 {
+        self.thread.load(Ordering::Relaxed)
+    }
+
     /// Rows in use: connections, and those about to be freed.
     pub fn rows(&self) -> usize {
         self.rows.load(Ordering::Relaxed) as usize
@@ -123,7 +140,14 @@ impl Status {
         self.drained.store(true, Ordering::Release);
     }
 
-    pub(super) fn publish(&self, counters: &Counters) {
+    pub(super) fn set_thread(&self, thread: i32) {
+        self.thread.store(thread, Ordering::Relaxed);
+    }
+
+    pub(super) fn publish(&self, counters: &Counters, figures: &[u64]) {
         self.published.write(counters);
+        for (shown, value) in self.figures.iter().zip(figures) {
+            shown.store(*value, Ordering::Relaxed);
+        }
     }
 }

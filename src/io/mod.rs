@@ -13,6 +13,7 @@
 pub mod ceiling;
 pub mod clock;
 pub mod counters;
+pub mod desk;
 pub mod fd_table;
 mod flush;
 pub mod listener;
@@ -24,3 +25,4 @@ pub mod reactor;
 mod rows;
 pub mod runtime;
 pub mod shards;
+pub mod tcp;

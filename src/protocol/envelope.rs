@@ -8,6 +8,7 @@ use crate::ids::{ConnectionId, MessageId};
 use crate::protocol::RequestId;
 use crate::protocol::class::Class;
 use crate::protocol::tags::Tags;
+use crate::protocol::command::{Order, Report};
 
 /// A thing that connections come and go to, and messages are sent to: rooms and channels share one mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -169,6 +170,20 @@ pub enum Envelope {
         /// All of them.
         census: Census,
     },
+    /// To a shard that has a part in what the server API asks for.
+    Order {
+        /// The asking shard's number of the command.
+        ticket: u32,
+        /// What to do.
+        order: Box<Order>,
+    },
+    /// The answer.
+    Report {
+        /// The asking shard's number of the command.
+        ticket: u32,
+        /// What came of it.
+        report: Box<Report>,
+    },
     /// To the shard that sent: so much of what it sent is done with.
     Credit {
         /// Envelopes.
@@ -188,6 +203,8 @@ impl Envelope {
             | Envelope::Broadcast { publication, .. } => publication.frame.len(),
             Envelope::Answer { frame, .. } => frame.len(),
             Envelope::Counted { users, .. } => users.iter().map(|(name, _)| name.len() + 24).sum(),
+            Envelope::Order { order, .. } => order.payload_bytes(),
+            Envelope::Report { report, .. } => report.payload_bytes(),
             Envelope::MayConnect { .. }
             | Envelope::MayConnectAnswer { .. }
             | Envelope::Enter { .. }

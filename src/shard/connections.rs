@@ -308,6 +308,12 @@ impl Connections {
         self.outboxes.get_mut(row.outbox)
     }
 
+    /// The outbox of a connection, where it has one.
+    pub(super) fn outbox_of(&self, slot: u32) -> Option<&Outbox> {
+        let handle = self.row(slot).outbox;
+        (handle != NONE).then(|| self.outboxes.get(handle))
+    }
+
     /// Puts a connection on the dirty list, unless it is there or waits for its socket.
     pub(super) fn mark_dirty(&mut self, slot: u32) {
         let conn = self.id(slot);

@@ -6,6 +6,11 @@ use crate::protocol::class::Class;
 /// HTTP statuses with which an upgrade is refused, in the order of their counters; the last stands for all others.
 pub const REFUSAL_STATUSES: [u16; 12] = [400, 403, 404, 405, 408, 413, 426, 429, 431, 503, 505, 0];
 
+const REFUSAL_NAMES: [&str; REFUSAL_STATUSES.len()] =
+    ["400", "403", "404", "405", "408", "413", "426", "429", "431", "503", "505", "other"];
+
+const CLASS_NAMES: [&str; 4] = ["urgent", "normal", "latest", "droppable"];
+
 macro_rules! counters {
     ($($(#[doc = $help:literal])+ $name:ident,)+) => {
         /// Counters of one shard since its start.
@@ -24,6 +29,21 @@ macro_rules! counters {
             /// Calls `f` with the name, the help text and the value of every counter that has no label.
             pub fn each_plain(&self, mut f: impl FnMut(&'static str, &'static str, u64)) {
                 $(f(stringify!($name), concat!($($help),+), self.$name);)+
+            }
+
+            /// Calls `f` with the group, the name, the help text and the value of every counter, always in the same order. Those without a
+            /// label are the group `counters`; else the group is what is counted, and the name its label.
+            pub fn each(&self, mut f: impl FnMut(&'static str, &'static str, &'static str, u64)) {
+                self.each_plain(|name, help, value| f("counters", name, help, value));
+                for (reason, count) in CloseReason::ALL.iter().zip(self.closes) {
+                    f("closes", reason.name(), "Closed connections, by reason.", count);
+                }
+                for (class, count) in CLASS_NAMES.iter().zip(self.dropped) {
+                    f("dropped", class, "Messages dropped for receivers that were behind, by class.", count);
+                }
+                for (status, count) in REFUSAL_NAMES.iter().zip(self.refusals) {
+                    f("refusals", status, "Refused upgrades, by status.", count);
+                }
             }
         }
     };

@@ -1,6 +1,6 @@
 //! What clients ask for, carried out: permissions, memberships here, and the envelope to the home of whatever is addressed.
 
-use crate::ids::ShardId;
+use crate::ids::{MessageId, ShardId};
 use crate::protocol::class::Class;
 use crate::protocol::envelope::{self, Envelope, ReplyTo, Topic};
 use crate::protocol::reply::{self, Kind, MessageHead, OkFields};
@@ -88,7 +88,7 @@ impl Shard {
     }
 
     fn send_message(&mut self, slot: u32, target: &str, publication: Publication<'_>, id: Option<RequestId>, now: Now) {
-        let (publication, message_id) = self.encode(slot, Addressee::User(target), &publication, now);
+        let (publication, message_id) = self.encode_of(slot, Addressee::User(target), &publication, now);
         let reply = self.reply_to(slot, id);
         let envelope = Envelope::ToUser { user: target.into(), publication, message_id, reply };
         let home = self.settings.homes.user(target);
@@ -104,7 +104,7 @@ impl Shard {
         id: Option<RequestId>,
         now: Now,
     ) {
-        let (publication, message_id) = self.encode(slot, Addressee::Topic(topic, name), &publication, now);
+        let (publication, message_id) = self.encode_of(slot, Addressee::Topic(topic, name), &publication, now);
         let except = (topic == Topic::Room).then(|| self.connections.id(slot));
         let reply = self.reply_to(slot, id);
         let envelope = Envelope::Publish { topic, name: name.into(), publication, except, message_id, reply };
@@ -113,7 +113,7 @@ impl Shard {
     }
 
     fn broadcast(&mut self, slot: u32, publication: Publication<'_>, id: Option<RequestId>, now: Now) {
-        let (publication, message_id) = self.encode(slot, Addressee::All, &publication, now);
+        let (publication, message_id) = self.encode_of(slot, Addressee::All, &publication, now);
         for shard in 0..self.settings.homes.shards() {
             let envelope = Envelope::Broadcast { publication: publication.clone() };
             self.route(slot, ShardId(shard), envelope, now);
@@ -122,16 +122,27 @@ impl Shard {
         self.answer_ok(slot, id.as_ref(), &fields, now);
     }
 
-    /// Encodes a message as its receivers will see it, once for all of them.
-    fn encode(
+    /// Encodes a message of a client.
+    fn encode_of(
         &mut self,
         slot: u32,
         to: Addressee<'_>,
         publication: &Publication<'_>,
         now: Now,
-    ) -> (envelope::Publication, crate::ids::MessageId) {
-        let message_id = self.message_ids.next(now.unix_ms);
+    ) -> (envelope::Publication, MessageId) {
         let from = self.users.get(self.connections.row(slot).user).name.clone();
+        self.encode(Some(&from), to, publication, now)
+    }
+
+    /// Encodes a message as its receivers will see it, once for all of them. `from` is the user who sends it; `None`: a service.
+    pub(super) fn encode(
+        &mut self,
+        from: Option<&str>,
+        to: Addressee<'_>,
+        publication: &Publication<'_>,
+        now: Now,
+    ) -> (envelope::Publication, MessageId) {
+        let message_id = self.message_ids.next(now.unix_ms);
         let (room, channel) = match to {
             Addressee::Topic(topic, name) => place(topic, name),
             Addressee::User(_) | Addressee::All => (None, None),
@@ -139,7 +150,7 @@ impl Shard {
         let head = MessageHead {
             kind: if matches!(to, Addressee::All) { Kind::Broadcast } else { Kind::Message },
             id: message_id,
-            from: Some(&from),
+            from,
             content: publication.content,
             timestamp_ms: now.unix_ms,
             room,
@@ -151,7 +162,7 @@ impl Shard {
         let class = publication.class.unwrap_or_else(|| self.class_of(publication.event.as_deref()));
         let key = (class == Class::Latest).then(|| match publication.key.as_deref() {
             Some(key) => self.settings.homes.key(to, key),
-            None => self.settings.homes.default_key(to, &from, publication.event.as_deref().unwrap_or("")),
+            None => self.settings.homes.default_key(to, from.unwrap_or(""), publication.event.as_deref().unwrap_or("")),
         });
         let frame = Vec::from(frame).into_boxed_slice();
         (envelope::Publication { frame, class, key, tags: publication.tags.clone() }, message_id)
@@ -184,7 +195,7 @@ impl Shard {
     }
 
     /// Where in a connection's memberships a topic stands.
-    fn membership(&self, slot: u32, topic: Topic, name: &str) -> Option<usize> {
+    pub(super) fn membership(&self, slot: u32, topic: Topic, name: &str) -> Option<usize> {
         let index = self.topics.find(topic, name)?;
         self.connections.row(slot).memberships.iter().position(|m| m.topic == index)
     }
@@ -237,7 +248,7 @@ impl Shard {
         }
     }
 
-    fn leave_place(&mut self, slot: u32, place: usize, id: Option<RequestId>, now: Now) {
+    pub(super) fn leave_place(&mut self, slot: u32, place: usize, id: Option<RequestId>, now: Now) {
         let row = self.connections.row_mut(slot);
         let Membership { topic: index, position } = row.memberships.swap_remove(place);
         if let Some(moved) = row.memberships.get(place).copied() {

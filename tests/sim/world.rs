@@ -357,6 +357,11 @@ impl World {
                     let due = self.turns + self.rng.u64(..=self.faults.delay);
                     self.moving.push(Moving { due, to: to.index(), socket, state });
                 }
+                Action::CommandDone { ticket, outcome } => self.hosts[host].answers.push((ticket, *outcome)),
+                Action::Probe { ticket, conns } => {
+                    let rtts_us = vec![None; conns.len()];
+                    self.hosts[host].shard.handle(Event::Probed { ticket, rtts_us }, self.now);
+                }
                 Action::CloseListener => {
                     self.hosts[host].listening = false;
                     while let Some((socket, _)) = self.hosts[host].backlog.pop_front() {
