@@ -5,11 +5,13 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::ids::ShardId;
 use crate::mesh::Bells;
 use crate::protocol::command::{Command, Outcome};
+use crate::settings::Settings;
 
 /// See the module.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub struct Desk {
     shard: ShardId,
     bells: Bells,
     inner: RefCell<Inner>,
+    settings: RefCell<Option<Arc<Settings>>>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +38,7 @@ enum Waiting {
 impl Desk {
     /// The desk of a shard; its bell wakes the reactor.
     pub fn new(shard: ShardId, bells: Bells) -> Rc<Self> {
-        Rc::new(Desk { shard, bells, inner: RefCell::default() })
+        Rc::new(Desk { shard, bells, inner: RefCell::default(), settings: RefCell::default() })
     }
 
     /// Leaves a command for the reactor's next turn. Commands are carried out in the order in which they were left, whether or not the
@@ -54,6 +57,15 @@ impl Desk {
     /// Commands whose answers are awaited.
     pub fn under_way(&self) -> usize {
         self.inner.borrow().calls.len()
+    }
+
+    /// The settings of the last reload, where there was one.
+    pub fn settings(&self) -> Option<Arc<Settings>> {
+        self.settings.borrow().clone()
+    }
+
+    pub(super) fn set_settings(&self, settings: Arc<Settings>) {
+        *self.settings.borrow_mut() = Some(settings);
     }
 
     /// The next command for the state machine.

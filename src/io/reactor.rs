@@ -435,7 +435,10 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             busy = true;
             match command {
                 Command::Drain => self.feed(None, Event::Drain),
-                Command::Reload(settings) => self.feed(None, Event::Reload(settings)),
+                Command::Reload(settings) => {
+                    self.desk.set_settings(settings.clone());
+                    self.feed(None, Event::Reload(settings));
+                }
                 Command::Stop => self.stop(),
             }
         }

@@ -68,6 +68,8 @@ pub struct Host {
     backlog: VecDeque<(usize, SocketAddr)>,
     pub listening: bool,
     pub drained: u32,
+    /// What came of the commands of the server API.
+    pub answers: Vec<(u64, ringgate::protocol::command::Outcome)>,
     next_tick_ms: u64,
 }
 
@@ -128,6 +130,7 @@ impl World {
             backlog: VecDeque::new(),
             listening: true,
             drained: 0,
+            answers: Vec::new(),
             next_tick_ms: now.mono_ms,
         };
         World {

@@ -1,0 +1,153 @@
+//! `/metrics`: what the shards published with their last tick, fed through the `metrics` facade when somebody asks. It costs the shards
+//! nothing: a scrape reads atomics.
+
+use std::collections::BTreeMap;
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+
+use super::process::Process;
+use super::text::Scrape;
+use crate::io::shards::Shared;
+use crate::shard::figures::{Figure, layout};
+
+/// What of the node itself is shown.
+#[derive(Debug)]
+pub(super) struct NodeFigures<'a> {
+    pub(super) version: &'static str,
+    pub(super) node_id: &'a str,
+    pub(super) driver: &'static str,
+    pub(super) ready: bool,
+    pub(super) draining: bool,
+    pub(super) started_unix_ms: u64,
+    /// `limits.connections`
+    pub(super) connections_max: u64,
+    pub(super) open_files_max: u64,
+    pub(super) admin_connections: usize,
+    /// Requests on the admin listener, by route and status.
+    pub(super) requests: &'a BTreeMap<(&'static str, u16), u64>,
+    pub(super) probe_ms: &'a [u64],
+    pub(super) process: Process,
+}
+
+/// The text.
+pub(super) fn render(node: &NodeFigures<'_>, shared: &Shared) -> String {
+    let scrape = Scrape::default();
+    metrics::with_local_recorder(&scrape, || {
+        feed_node(node, shared);
+        feed_process(node);
+        feed_shards(shared);
+    });
+    scrape.render()
+}
+
+fn feed_node(node: &NodeFigures<'_>, shared: &Shared) {
+    describe_gauge!("ringgate_build_info", "Always 1; the labels say what runs.");
+    let labels = [("version", node.version.to_owned()), ("driver", node.driver.to_owned()), ("node", node.node_id.to_owned())];
+    gauge!("ringgate_build_info", &labels).set(1.0);
+    describe_gauge!("ringgate_ready", "Whether /readyz says 200.");
+    gauge!("ringgate_ready").set(f64::from(u8::from(node.ready)));
+    describe_gauge!("ringgate_draining", "Whether the node drains.");
+    gauge!("ringgate_draining").set(f64::from(u8::from(node.draining)));
+    describe_gauge!("ringgate_connections_reserved", "Connections of the process, as counted against the limit.");
+    gauge!("ringgate_connections_reserved").set(shared.ceiling.used() as f64);
+    describe_gauge!("ringgate_connections_limit", "limits.connections; 0: none.");
+    gauge!("ringgate_connections_limit").set(node.connections_max as f64);
+    describe_gauge!("ringgate_admin_connections", "Connections of the admin listener.");
+    gauge!("ringgate_admin_connections").set(node.admin_connections as f64);
+    describe_counter!("ringgate_admin_requests_total", "Requests on the admin listener, by route and status.");
+    for ((route, status), count) in node.requests {
+        counter!("ringgate_admin_requests_total", "route" => *route, "status" => status.to_string()).absolute(*count);
+    }
+    describe_gauge!("ringgate_shard_probe_seconds", "How long the shard took to answer a probe through its queue and loop.");
+    for (shard, ms) in node.probe_ms.iter().enumerate() {
+        gauge!("ringgate_shard_probe_seconds", "shard" => shard.to_string()).set(*ms as f64 / 1000.0);
+    }
+}
+
+fn feed_process(node: &NodeFigures<'_>) {
+    let process = &node.process;
+    describe_gauge!("process_resident_memory_bytes", "Resident memory.");
+    gauge!("process_resident_memory_bytes").set(process.resident_bytes as f64);
+    describe_gauge!("process_virtual_memory_bytes", "Virtual memory.");
+    gauge!("process_virtual_memory_bytes").set(process.virtual_bytes as f64);
+    if process.descriptors > 0 {
+        describe_gauge!("process_open_fds", "Open descriptors, over all descriptor tables.");
+        gauge!("process_open_fds").set(process.descriptors as f64);
+    }
+    describe_gauge!("process_max_fds", "RLIMIT_NOFILE: the most that one descriptor table holds.");
+    gauge!("process_max_fds").set(node.open_files_max as f64);
+    describe_gauge!("process_start_time_seconds", "When it started, in Unix time.");
+    gauge!("process_start_time_seconds").set(node.started_unix_ms as f64 / 1000.0);
+    describe_gauge!("process_threads", "Threads.");
+    gauge!("process_threads").set(process.threads as f64);
+    // A counter of seconds has a fraction, which the facade's counters have not.
+    describe_gauge!("ringgate_process_cpu_seconds", "Processor time, user and system.");
+    gauge!("ringgate_process_cpu_seconds").set(process.cpu_seconds);
+}
+
+fn feed_shards(shared: &Shared) {
+    let layout = layout();
+    let mut by_label: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for (shard, status) in shared.statuses.iter().enumerate() {
+        let shard = shard.to_string();
+        for (figure, value) in layout.iter().zip(status.figures()) {
+            match figure.group {
+                "held" | "counters" => feed_figure(figure, &shard, value),
+                _ => *by_label.entry((figure.group, figure.name)).or_default() += value,
+            }
+        }
+        for (name, help, value) in status.counters().described() {
+            let name = format!("ringgate_io_{name}_total");
+            describe_counter!(name.clone(), help);
+            counter!(name, "shard" => shard.clone()).absolute(value);
+        }
+    }
+    for figure in &layout {
+        if let Some(value) = by_label.remove(&(figure.group, figure.name)) {
+            let (name, label) = labelled(figure.group);
+            describe_counter!(name, figure.help);
+            counter!(name, label => figure.name).absolute(value);
+        }
+    }
+}
+
+fn feed_figure(figure: &Figure, shard: &str, value: u64) {
+    if figure.group == "held" {
+        let name = match figure.name {
+            "rooms" => "ringgate_shard_rooms".to_owned(),
+            "channels" => "ringgate_shard_channels".to_owned(),
+            "home_rooms" => "ringgate_rooms".to_owned(),
+            "home_channels" => "ringgate_channels".to_owned(),
+            "outgoing" => "ringgate_mesh_envelopes_waiting".to_owned(),
+            "outstanding" => "ringgate_mesh_envelopes_outstanding".to_owned(),
+            "presence" => "ringgate_presence_questions".to_owned(),
+            "commands" => "ringgate_api_commands".to_owned(),
+            other => format!("ringgate_{other}"),
+        };
+        describe_gauge!(name.clone(), figure.help);
+        gauge!(name, "shard" => shard.to_owned()).set(value as f64);
+    } else {
+        let name = match figure.name {
+            "accepted" | "upgraded" | "authenticated" | "handed_over" | "adopted" => {
+                format!("ringgate_connections_{}_total", figure.name)
+            }
+            "bytes_received" => "ringgate_received_bytes_total".to_owned(),
+            "bytes_sent" => "ringgate_sent_bytes_total".to_owned(),
+            "conflated" => "ringgate_messages_conflated_total".to_owned(),
+            "rate_limited" => "ringgate_messages_rate_limited_total".to_owned(),
+            other => format!("ringgate_{other}_total"),
+        };
+        describe_counter!(name.clone(), figure.help);
+        counter!(name, "shard" => shard.to_owned()).absolute(value);
+    }
+}
+
+/// The family of a group that is counted by a label, and the label.
+fn labelled(group: &'static str) -> (&'static str, &'static str) {
+    match group {
+        "closes" => ("ringgate_connections_closed_total", "reason"),
+        "dropped" => ("ringgate_messages_dropped_total", "class"),
+        "refusals" => ("ringgate_upgrades_refused_total", "status"),
+        other => (other, "name"),
+    }
+}
