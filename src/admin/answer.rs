@@ -108,9 +108,7 @@ fn shard(info: &ShardInfo) -> Value {
             group.insert((*name).to_owned(), (*number).into());
         }
     }
-    let room = |(name, census): &(Box<str>, crate::protocol::envelope::Census)| {
-        json!({ "room": name, "users": census.users, "connections": census.connections })
-    };
+    let room = |(name, census): &(Box<str>, crate::protocol::envelope::Census)| json!({ "room": name, "users": census.users, "connections": census.connections });
     value.insert("rooms".to_owned(), info.rooms.iter().map(room).collect());
     Value::Object(value)
 }

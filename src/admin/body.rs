@@ -88,7 +88,8 @@ fn publish(body: &str, message_size_max: usize) -> Result<Command, Failure> {
     let publication = parse_publication(body)?;
     let to = more.to.ok_or_else(|| Failure::bad(format!("to is missing; {}", To::EXPECTED)))?.destination()?;
     if more.filter.is_some_and(|filter| filter.get() != "null") {
-        let text = "filter is not taken here: subscribers set filters, and match them with the tags of what is published";
+        let text =
+            "filter is not taken here: subscribers set filters, and match them with the tags of what is published";
         return Err(Failure::bad(text));
     }
     if publication.content.len() > message_size_max {
@@ -159,9 +160,9 @@ fn disconnect(body: &str) -> Result<Command, Failure> {
     let body: Body = serde_json::from_str(body)?;
     let whom = match (body.user, body.connection) {
         (Some(user), None) => Whom::User(a_user("user", user)?),
-        (None, Some(connection)) => Whom::Connection(
-            connection.parse().map_err(|error| Failure::bad(format!("connection: {error}")))?,
-        ),
+        (None, Some(connection)) => {
+            Whom::Connection(connection.parse().map_err(|error| Failure::bad(format!("connection: {error}")))?)
+        }
         _ => return Err(Failure::bad("expected either user or connection")),
     };
     let code = body.code.unwrap_or(DISCONNECTED);

@@ -42,7 +42,8 @@ pub(super) fn render(node: &NodeFigures<'_>, shared: &Shared) -> String {
 
 fn feed_node(node: &NodeFigures<'_>, shared: &Shared) {
     describe_gauge!("ringgate_build_info", "Always 1; the labels say what runs.");
-    let labels = [("version", node.version.to_owned()), ("driver", node.driver.to_owned()), ("node", node.node_id.to_owned())];
+    let labels =
+        [("version", node.version.to_owned()), ("driver", node.driver.to_owned()), ("node", node.node_id.to_owned())];
     gauge!("ringgate_build_info", &labels).set(1.0);
     describe_gauge!("ringgate_ready", "Whether /readyz says 200.");
     gauge!("ringgate_ready").set(f64::from(u8::from(node.ready)));
@@ -58,7 +59,10 @@ fn feed_node(node: &NodeFigures<'_>, shared: &Shared) {
     for ((route, status), count) in node.requests {
         counter!("ringgate_admin_requests_total", "route" => *route, "status" => status.to_string()).absolute(*count);
     }
-    describe_gauge!("ringgate_shard_probe_seconds", "How long the shard took to answer a probe through its queue and loop.");
+    describe_gauge!(
+        "ringgate_shard_probe_seconds",
+        "How long the shard took to answer a probe through its queue and loop."
+    );
     for (shard, ms) in node.probe_ms.iter().enumerate() {
         gauge!("ringgate_shard_probe_seconds", "shard" => shard.to_string()).set(*ms as f64 / 1000.0);
     }
@@ -80,9 +84,9 @@ fn feed_process(node: &NodeFigures<'_>) {
     gauge!("process_start_time_seconds").set(node.started_unix_ms as f64 / 1000.0);
     describe_gauge!("process_threads", "Threads.");
     gauge!("process_threads").set(process.threads as f64);
-    // A counter of seconds has a fraction, which the facade's counters have not.
-    describe_gauge!("ringgate_process_cpu_seconds", "Processor time, user and system.");
-    gauge!("ringgate_process_cpu_seconds").set(process.cpu_seconds);
+    // The facade's counters are whole numbers: this one is described as what it is, and set as what it can be set as.
+    describe_counter!("process_cpu_seconds_total", "Processor time, user and system.");
+    gauge!("process_cpu_seconds_total").set(process.cpu_seconds);
 }
 
 fn feed_shards(shared: &Shared) {

@@ -84,7 +84,10 @@ pub(super) fn call(verb: &str, bytes: &[u8], message_size_max: usize) -> Result<
             Some(command) => command.map(Call::One),
             None => {
                 let shown: String = verb.chars().take(32).collect();
-                Err(Failure::new(Code::NotFound, format!("no such verb {shown:?}; expected one of {}", VERBS.join(", "))))
+                Err(Failure::new(
+                    Code::NotFound,
+                    format!("no such verb {shown:?}; expected one of {}", VERBS.join(", ")),
+                ))
             }
         },
     }

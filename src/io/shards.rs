@@ -1,7 +1,7 @@
 //! The threads of the shards: started in the order that private descriptor tables demand, told what to do, and joined.
 
-use std::io;
 use std::future::Future;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -463,9 +463,9 @@ fn run_with<P: Poller, M: Machine>(
     shared.statuses[id.index()].set_thread(rustix::thread::gettid().as_raw_nonzero().get());
     let reactor = Reactor::new(poller, make(clock::now()), Some(listener), parts).map_err(StartError::Reactor);
     let Some(reactor) = pass(reactor, |_| Reached::Running, report) else { return Ok(()) };
-    let beside = beside.zip(listener_beside).map(|(beside, listener)| {
-        move |desk| (beside.serve)(Surroundings { listener, desk, shared, client, driver })
-    });
+    let beside = beside
+        .zip(listener_beside)
+        .map(|(beside, listener)| move |desk| (beside.serve)(Surroundings { listener, desk, shared, client, driver }));
     runtime.run(reactor, beside).inspect_err(|e| tracing::error!(shard = id.0, error = %e, "the shard ends"))
 }
 

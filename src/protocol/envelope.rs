@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use crate::ids::{ConnectionId, MessageId};
 use crate::protocol::RequestId;
 use crate::protocol::class::Class;
-use crate::protocol::tags::Tags;
 use crate::protocol::command::{Order, Report};
+use crate::protocol::tags::Tags;
 
 /// A thing that connections come and go to, and messages are sent to: rooms and channels share one mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

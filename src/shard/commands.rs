@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::ids::{MessageId, ShardId};
 use crate::limits::{COMMANDS_MAX, PRESENCE_USERS_MAX};
-use crate::protocol::envelope::{self, Envelope};
-use crate::settings::Addressee;
-use crate::shard::Shard;
 use crate::protocol::command::{
     Command, ConnectionInfo, Destination, Order, Outcome, Place, Present, Publish, Published, Report, ShardInfo, Tally,
     Whom,
 };
+use crate::protocol::envelope::{self, Envelope};
+use crate::settings::Addressee;
+use crate::shard::Shard;
 use crate::shard::event::Action;
 use crate::shard::remembered::{Known, Remembered};
 use crate::shard::search::Searches;

@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::Claims;
 use crate::ids::{ConnectionId, ShardId};
+use crate::protocol::command::{Command, Outcome};
 use crate::protocol::envelope::Envelope;
 use crate::settings::Settings;
-use crate::protocol::command::{Command, Outcome};
 use crate::ws::deflate::DeflateParams;
 
 /// What happened.

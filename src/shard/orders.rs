@@ -2,10 +2,10 @@
 
 use crate::error::CloseReason;
 use crate::ids::ShardId;
+use crate::protocol::command::{Order, Place, Present, Report, ShardInfo, Tally, Whom};
 use crate::protocol::envelope::{Census, Envelope, Publication, Topic};
 use crate::protocol::reply::Status;
 use crate::shard::Shard;
-use crate::protocol::command::{Order, Place, Present, Report, ShardInfo, Tally, Whom};
 use crate::shard::relay::Debt;
 use crate::shard::row::State;
 use crate::time::Now;
@@ -53,14 +53,7 @@ impl Shard {
     }
 
     /// Counts the connections that are in the topic: those of other shards get it on the way from here.
-    fn deliver_to_topic(
-        &mut self,
-        topic: Topic,
-        name: &str,
-        publication: Publication,
-        debt: &Debt,
-        now: Now,
-    ) -> Tally {
+    fn deliver_to_topic(&mut self, topic: Topic, name: &str, publication: Publication, debt: &Debt, now: Now) -> Tally {
         let census = self.homes.find(topic, name).map(|home| home.census()).unwrap_or_default();
         self.fan_out(topic, name, publication, None, None, debt, now);
         Tally { delivered: census.connections, ..Tally::default() }

@@ -2,11 +2,11 @@
 
 use crate::ids::{ConnectionId, MessageId, ShardId};
 use crate::protocol::class::Class;
+use crate::protocol::command::Tally;
 use crate::protocol::envelope::{Envelope, Publication, ReplyTo, Topic};
 use crate::protocol::reply::{self, OkFields, Status};
 use crate::protocol::tags::Tags;
 use crate::shard::Shard;
-use crate::protocol::command::Tally;
 use crate::shard::connections::{Manner, Shared};
 use crate::shard::outbox::Source;
 use crate::shard::relay::Debt;

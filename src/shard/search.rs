@@ -6,8 +6,8 @@ use std::collections::{BinaryHeap, HashMap};
 
 use crate::ids::ShardId;
 use crate::limits::RTT_CANDIDATES_MAX;
-use crate::shard::Shard;
 use crate::protocol::command::{ConnectionInfo, Report, Search, SortBy};
+use crate::shard::Shard;
 use crate::shard::event::Action;
 use crate::shard::relay::Debt;
 use crate::shard::row::{NONE, Paused, Row, State};

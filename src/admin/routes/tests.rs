@@ -8,8 +8,7 @@ const RULES: Rules<'_> = Rules { keys: &[], hosts: &[] };
 
 #[test]
 fn paths_and_methods() {
-    let local =
-        Caller { host: Some(b"localhost"), content_type: Some(b"application/json"), ..Caller::default() };
+    let local = Caller { host: Some(b"localhost"), content_type: Some(b"application/json"), ..Caller::default() };
     let table: [(&str, &str, Result<Route<'_>, u16>); 12] = [
         ("GET", "/", Ok(Route::Page)),
         ("GET", "/health", Ok(Route::Health)),
