@@ -151,7 +151,7 @@ fn modules_know_only_those_below_them() {
             for path in crate_paths(&source) {
                 let name = path.split("::").next().unwrap_or_default();
                 let within = |allowed: &&str| path == **allowed || path.starts_with(&format!("{allowed}::"));
-                if name != module && !GROUND.contains(&name) && !allowed.iter().any(|allowed| within(&allowed)) {
+                if name != module && !GROUND.contains(&name) && !allowed.iter().any(|allowed| within(allowed)) {
                     found.push(format!("{}: `{module}` must not know `{path}`", file.display()));
                 }
             }
@@ -270,8 +270,7 @@ fn path_at(text: &str) -> String {
 fn heads_of_group(group: &str) -> Vec<String> {
     let mut heads = Vec::new();
     let (mut depth, mut expect_head) = (0, true);
-    let mut chars = group.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
+    for (at, c) in group.char_indices() {
         match c {
             '{' => depth += 1,
             '}' if depth == 0 => break,

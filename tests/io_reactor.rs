@@ -48,7 +48,10 @@ fn a_blocked_writer_goes_on_where_it_stopped() {
     each_driver(|driver| {
         let shards = start(&plan(driver, 1, false), 0, false);
         // Nobody reads until neither side can move any more: both directions are full, the stand-in has stopped reading.
-        let mut clients: Vec<_> = (0..3).map(|i| Client::connect(shards.address(), i, 24_000_000)).collect();
+        let mut clients: Vec<_> = (0..3).map(|i| Client::connect(shards.address(), i, 8_000_000)).collect();
+        for client in &clients {
+            rustix::net::sockopt::set_socket_recv_buffer_size(&client.stream, 128 * 1024).unwrap();
+        }
         let short = || shards.counters()[0].sends_short;
         eventually("the writers are blocked", || {
             clients.iter_mut().for_each(|c| while c.step(64 * 1024, false) && c.written < c.length {});

@@ -92,7 +92,7 @@ impl Plan {
         let depth = options.depth.unwrap_or(1);
         let room_pace = match mode {
             Mode::Fanout => Some(pace(options.rate.unwrap_or(0.0), depth)),
-            Mode::Slow => Some(pace(options.rate.unwrap_or(if check { 100.0 } else { 400.0 }), depth)),
+            Mode::Slow => Some(pace(options.rate.unwrap_or(if check { 1000.0 } else { 400.0 }), depth)),
             Mode::Mix => Some(pace(options.rate.unwrap_or(if check { 100.0 } else { 400.0 }), depth)),
             Mode::Idle | Mode::Echo | Mode::P2p | Mode::Storm => None,
         };

@@ -112,7 +112,8 @@ mod tests {
     fn pages_strangers_and_other_media_types_are_refused() {
         let json = Some("application/json");
         let local = Some("127.0.0.1:8081");
-        let table: [(&[&str], &[&str], [Option<&str>; 4], u16); 25] = [
+        type Case<'a> = (&'a [&'a str], &'a [&'a str], [Option<&'a str>; 4], u16);
+        let table: [Case<'_>; 25] = [
             (&[], &[], [local, None, json, None], 200),
             (&[], &[], [Some("localhost"), None, json, None], 200),
             (&[], &[], [Some("LOCALHOST:1"), None, json, None], 200),

@@ -117,18 +117,20 @@ mod tests {
     #[test]
     fn a_private_table_does_not_see_what_others_open() {
         use std::os::fd::{AsRawFd, BorrowedFd};
+        const SIZE: i64 = 123_457;
         let (to_thread, from_main) = std::sync::mpsc::channel::<i32>();
         let (ready, is_ready) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
             unshare().unwrap();
             ready.send(()).unwrap();
             let number = from_main.recv().unwrap();
-            // SAFETY: only asked whether it is open.
-            rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_err()
+            // SAFETY: only asked what it is: nothing, or a file of another test from before the split.
+            rustix::fs::fstat(unsafe { BorrowedFd::borrow_raw(number) }).is_ok_and(|stat| stat.st_size == SIZE)
         });
         is_ready.recv().unwrap();
-        let file = std::fs::File::open("/dev/null").unwrap();
+        let file = rustix::fs::memfd_create("later", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, SIZE as u64).unwrap();
         to_thread.send(file.as_raw_fd()).unwrap();
-        assert!(thread.join().unwrap());
+        assert!(!thread.join().unwrap());
     }
 }

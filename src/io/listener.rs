@@ -44,6 +44,19 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether nobody listens on `address` yet. The shards of one process share theirs, and without this look a second gateway would
+    /// silently share it too, and take a part of the clients.
+    ///
+    /// # Errors
+    ///
+    /// When somebody does, or the address cannot be bound.
+    pub fn probe(address: SocketAddr) -> io::Result<()> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+        Ok(bind(&fd, &address)?)
+    }
+
     /// Listens on `address`; port 0 takes a free one.
     ///
     /// # Errors
@@ -152,9 +165,9 @@ mod tests {
 
     #[test]
     fn listeners_share_a_port_that_the_first_one_found_and_sockets_have_nodelay() {
-        let mut first = Listener::bind("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        let mut first = Listener::bind("127.0.0.1:0".parse().unwrap(), 64).unwrap();
         assert_ne!(first.address().port(), 0);
-        let mut second = Listener::bind(first.address(), 16).unwrap();
+        let mut second = Listener::bind(first.address(), 64).unwrap();
         assert_eq!(second.address(), first.address());
         let clients: Vec<_> = (0..32).map(|_| TcpStream::connect(first.address()).unwrap()).collect();
         let mut accepted = 0;
@@ -170,7 +183,7 @@ mod tests {
 
     #[test]
     fn an_ipv4_peer_of_an_ipv6_listener_is_an_ipv4_peer() {
-        let Ok(mut listener) = Listener::bind("[::]:0".parse().unwrap(), 16) else { return };
+        let Ok(mut listener) = Listener::bind("[::]:0".parse().unwrap(), 64) else { return };
         let _client = TcpStream::connect(("127.0.0.1", listener.address().port())).unwrap();
         let Accepted::Connection(_, peer) = listener.accept(0) else { panic!("nobody") };
         assert!(peer.is_ipv4());

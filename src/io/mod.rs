@@ -12,6 +12,7 @@
 
 pub mod ceiling;
 pub mod clock;
+mod closing;
 pub mod counters;
 pub mod desk;
 pub mod fd_table;
@@ -22,6 +23,7 @@ mod moves;
 pub mod poller;
 pub mod process;
 pub mod reactor;
+mod receive;
 mod rows;
 pub mod runtime;
 pub mod shards;

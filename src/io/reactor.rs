@@ -19,24 +19,20 @@ use super::flush::Flush;
 use super::listener::Listener;
 use super::machine::Machine;
 use super::moves::Moves;
-use super::poller::{Disarmed, Interest, Poller, RECEIVE_BATCH, Readiness, Ready, Receive, Subject, Token};
+use super::poller::{Interest, Poller, RECEIVE_BATCH, Readiness, Ready, Receive, Subject, Token};
 use super::rows::{Phase, Rows};
 use super::shards::{Command, Shared};
 use crate::ids::{ConnectionId, ShardId};
-use crate::limits::RECEIVE_BYTES;
 use crate::mesh::MeshPort;
 use crate::mesh::handoff::HandoffPort;
 use crate::protocol::envelope::Envelope;
 use crate::shard::event::{Action, Event};
 use crate::time::Now;
 
-/// Batches of receives in one turn: then what they caused is flushed.
-const RECEIVE_BATCHES_PER_TURN: usize = 4;
-
 /// Commands of the tasks beside it that are taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
 
-const LISTENER: Token = Token::source(0);
+pub(super) const LISTENER: Token = Token::source(0);
 const BELL: Token = Token::source(1);
 const ARRIVALS: Token = Token::source(2);
 const TICKER: Token = Token::source(3);
@@ -82,11 +78,11 @@ pub struct Reactor<P, M> {
     figures: Vec<u64>,
     ticker: Ticker,
     ready: Vec<Ready>,
-    readable: VecDeque<u32>,
-    receives: Vec<Receive>,
-    receiving: Vec<ConnectionId>,
-    closing: Vec<u32>,
-    stopped: bool,
+    pub(super) readable: VecDeque<u32>,
+    pub(super) receives: Vec<Receive>,
+    pub(super) receiving: Vec<ConnectionId>,
+    pub(super) closing: Vec<u32>,
+    pub(super) stopped: bool,
 }
 
 impl<P: Poller, M: Machine> Reactor<P, M> {
@@ -288,55 +284,6 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
         }
     }
 
-    /// Ends a connection that the state machine has forgotten: its poll now, its socket at the end of the turn, its row at the last word.
-    pub(super) fn close(&mut self, conn: ConnectionId) {
-        if self.rows.open(conn.slot, conn.generation).is_none() {
-            return;
-        }
-        self.counters.closes += 1;
-        self.retire(conn.slot, Phase::Closing);
-        self.closing.push(conn.slot);
-    }
-
-    /// Takes a row out of use and ends its registration; whether nothing more will be reported of it.
-    pub(super) fn retire(&mut self, slot: u32, phase: Phase) -> bool {
-        let Some(row) = self.rows.get_mut(slot) else { return true };
-        row.phase = phase;
-        if let (true, Some(fd)) = (row.armed, row.fd.as_ref()) {
-            row.armed = self.poller.disarm(row.token(slot), std::os::fd::AsFd::as_fd(fd)) == Disarmed::Later;
-        }
-        !row.armed
-    }
-
-    /// Gives back what a connection held of `limits.connections`.
-    pub(super) fn release(&mut self, reserved: bool) {
-        if reserved {
-            self.shared.ceiling.release();
-        } else {
-            self.unreserved -= 1;
-        }
-    }
-
-    /// Asks for a receive of this row in the next pass.
-    pub(super) fn want_receive(&mut self, slot: u32) {
-        let Some(row) = self.rows.get_mut(slot) else { return };
-        if row.paused {
-            row.missed = true;
-        } else if !row.queued && !row.ended {
-            row.queued = true;
-            self.readable.push_back(slot);
-        }
-    }
-
-    /// Tells the end of a connection, once.
-    pub(super) fn end(&mut self, slot: u32, generation: u32) {
-        let Some(row) = self.rows.open(slot, generation) else { return };
-        if !std::mem::replace(&mut row.ended, true) {
-            let conn = self.connection(slot, generation);
-            self.feed(Some(conn), Event::Ended { conn });
-        }
-    }
-
     fn take_readiness(&mut self) -> io::Result<bool> {
         let mut ready = std::mem::take(&mut self.ready);
         self.poller.collect(&mut ready)?;
@@ -500,114 +447,5 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             self.act();
         }
         busy
-    }
-
-    fn receive(&mut self) -> io::Result<bool> {
-        let busy = !self.readable.is_empty();
-        for _ in 0..RECEIVE_BATCHES_PER_TURN {
-            self.choose_receives();
-            if self.receives.is_empty() {
-                break;
-            }
-            self.poller.receive(&mut self.receives)?;
-            for i in 0..self.receives.len() {
-                self.received(i);
-            }
-        }
-        Ok(busy)
-    }
-
-    /// Takes the next rows from the queue; each is in it once.
-    fn choose_receives(&mut self) {
-        self.receives.clear();
-        self.receiving.clear();
-        while self.receives.len() < RECEIVE_BATCH {
-            let Some(slot) = self.readable.pop_front() else { return };
-            let Some(row) = self.rows.get_mut(slot) else { continue };
-            // An entry that is older than the row's present use finds the mark gone, or serves for it.
-            if !std::mem::take(&mut row.queued) || row.phase != Phase::Open {
-                continue;
-            }
-            if row.paused {
-                row.missed = true;
-                continue;
-            }
-            let Some(fd) = row.fd.as_ref() else { continue };
-            self.receives.push(Receive { slot, fd: std::os::fd::AsRawFd::as_raw_fd(fd), result: 0 });
-            self.receiving.push(ConnectionId { shard: self.id, slot, generation: row.generation });
-        }
-    }
-
-    fn received(&mut self, index: usize) {
-        let Receive { slot, result, .. } = self.receives[index];
-        let conn = self.receiving[index];
-        let Some(row) = self.rows.get_mut(slot) else { return };
-        if row.generation != conn.generation {
-            return;
-        }
-        let len = usize::try_from(result).unwrap_or(0);
-        match row.phase {
-            // Another connection's event has moved it while its bytes were here: they go along.
-            Phase::Moving => {
-                let data = self.poller.received(index, len);
-                self.moves.leave_bytes(slot, data);
-            }
-            Phase::Open if len > 0 => {
-                self.counters.receives += 1;
-                self.counters.receive_bytes += len as u64;
-                if len == RECEIVE_BYTES || row.hangup {
-                    self.want_receive(slot);
-                }
-                let data = self.poller.received(index, len);
-                let (machine, now) = (&mut self.machine, self.now);
-                let handled = catch_unwind(AssertUnwindSafe(|| machine.handle(Event::Bytes { conn, data }, now)));
-                self.after(Some(conn), handled);
-            }
-            Phase::Open => match -result {
-                libc::EAGAIN => self.counters.receives_empty += 1,
-                libc::EINTR | libc::ENOMEM | libc::ENOBUFS => self.want_receive(slot),
-                _ => self.end(slot, conn.generation),
-            },
-            Phase::Free | Phase::Closing => {}
-        }
-    }
-
-    /// Hands the cancellations to the kernel, then closes: `close` alone would leave the socket open under its poll.
-    fn finish_closes(&mut self) -> io::Result<()> {
-        if self.closing.is_empty() {
-            return Ok(());
-        }
-        self.poller.submit()?;
-        for slot in std::mem::take(&mut self.closing) {
-            let Some(row) = self.rows.get_mut(slot) else { continue };
-            let reserved = row.reserved;
-            if let Some(fd) = row.fd.take() {
-                let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
-            }
-            self.release(reserved);
-            self.rows.free_if_done(slot);
-        }
-        Ok(())
-    }
-
-    fn close_listener(&mut self) {
-        if let Some(listener) = self.listener.take() {
-            self.poller.disarm(LISTENER, listener.fd());
-            // The poll holds the socket until its cancellation is with the kernel: this ends listening at once.
-            if let Err(e) = self.poller.submit() {
-                tracing::error!(error = %e, "the poller failed");
-            }
-        }
-    }
-
-    fn stop(&mut self) {
-        self.stopped = true;
-        self.close_listener();
-        for slot in self.rows.open_slots().collect::<Vec<_>>() {
-            if let Some(row) = self.rows.get_mut(slot) {
-                let generation = row.generation;
-                self.close(ConnectionId { shard: self.id, slot, generation });
-            }
-        }
     }
 }

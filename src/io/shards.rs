@@ -307,9 +307,9 @@ impl Shards {
         let _ = rustix::io::read(&self.shared.control, &mut [0; 8]);
     }
 
-    /// Whether every shard has drained.
+    /// Whether every shard has drained, and no connection is on its way from one to another.
     pub fn drained(&self) -> bool {
-        self.shared.statuses.iter().all(Status::drained)
+        self.shared.statuses.iter().all(Status::drained) && self.connections() == 0
     }
 
     /// Whether a shard has ended by itself, which none should.
@@ -381,7 +381,9 @@ fn bring_up(
     gates.iter().try_for_each(|gate| go(gate, Go::Unshare))?;
     all()?;
     // The first shard finds the port where it is 0, and the others share it.
-    let mut bound = (plan.listen, None);
+    let address = plan.listen;
+    Listener::probe(address).map_err(|error| StartError::Listen { address, error })?;
+    let mut bound = (address, None);
     for gate in gates {
         go(gate, Go::Listen(bound.0))?;
         if let Reached::Listening { client, beside } = next()? {

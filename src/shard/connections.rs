@@ -213,8 +213,9 @@ impl Connections {
         }
         row.paused.remove(why);
         if !row.paused.any() {
-            // The peer could not show a sign of life while nobody looked.
+            // The peer could not show a sign of life, or ask for anything, while nobody looked.
             row.last_receive_ds = now_ds;
+            row.last_message_ds = now_ds;
             self.actions.push_back(Action::ResumeReading { conn });
         }
     }
@@ -223,7 +224,8 @@ impl Connections {
     pub(super) fn push(&mut self, slot: u32, frame: &mut Shared, manner: Manner, now: Now) -> bool {
         let now_ds = self.ds(now);
         let row = &mut self.rows[slot as usize];
-        if matches!(row.state, State::Vacant | State::Closing | State::Connecting) {
+        let state = row.state;
+        if matches!(state, State::Vacant | State::Closing | State::Connecting) {
             return false;
         }
         let wire = match row.deflate {
@@ -251,7 +253,9 @@ impl Connections {
                     row.throttled_ds = now_ds;
                     self.counters.throttle_crossings += 1;
                     self.pause(slot, Paused::THROTTLED);
-                    self.deadlines[slot as usize] = self.deadlines[slot as usize].min(now_ds + 1);
+                    if matches!(state, State::Active | State::Echo) {
+                        self.deadlines[slot as usize] = self.deadlines[slot as usize].min(now_ds + 1);
+                    }
                 }
                 true
             }
@@ -394,7 +398,7 @@ impl Connections {
 
     /// Fixes the order of what a late connection sends next: joins messages to a `batch`, compresses in the order of sending.
     fn commit_late(&mut self, slot: u32) {
-        let Connections { rows, outboxes, deflate_min_size, .. } = self;
+        let Connections { rows, outboxes, deflaters, deflate_min_size, deflate_level, .. } = self;
         let row = &mut rows[slot as usize];
         let outbox = outboxes.get_mut(row.outbox);
         if outbox.committed_bytes() > 0 {
@@ -426,9 +430,14 @@ impl Connections {
                 (server_frame_payload(&frame), Some(frame))
             }
         };
-        let compressed = match contexts.as_mut() {
-            Some(contexts) if payload.len() >= *deflate_min_size => contexts.deflater.frame(opcode, &payload),
-            _ => None,
+        let compressed = match (contexts.as_mut(), row.deflate) {
+            _ if payload.len() < *deflate_min_size => None,
+            (Some(contexts), _) => contexts.deflater.frame(opcode, &payload),
+            // A batch is this connection's own, but needs no context of its own.
+            (None, Some(params)) if params.server_no_context_takeover => {
+                deflater(deflaters, *deflate_level, params.server_max_window_bits).frame(opcode, &payload)
+            }
+            (None, _) => None,
         };
         let plain = || frame.unwrap_or_else(|| server_frame(opcode, &payload));
         outbox.commit(compressed.unwrap_or_else(plain));
@@ -438,7 +447,7 @@ impl Connections {
 /// The compressed form of a shared frame, or the plain one where compressing does not make it smaller.
 fn compressed(deflaters: &mut [Option<Box<Deflater>>], level: u32, window_bits: u8, frame: &mut Shared) -> Bytes {
     let bits = window_bits.clamp(9, WINDOW_BITS_MAX);
-    let deflater = deflaters[usize::from(bits)].get_or_insert_with(|| Box::new(Deflater::new(level, bits, false)));
+    let deflater = deflater(deflaters, level, bits);
     let mut make = || deflater.frame(opcode_of(&frame.plain), &server_frame_payload(&frame.plain));
     let made = if bits == WINDOW_BITS_MAX {
         if frame.compressed.is_none() {
@@ -449,6 +458,12 @@ fn compressed(deflaters: &mut [Option<Box<Deflater>>], level: u32, window_bits: 
         make()
     };
     made.unwrap_or_else(|| frame.plain.clone())
+}
+
+/// The compressor that all connections with this window share.
+fn deflater(deflaters: &mut [Option<Box<Deflater>>], level: u32, window_bits: u8) -> &mut Deflater {
+    let bits = window_bits.clamp(9, WINDOW_BITS_MAX);
+    deflaters[usize::from(bits)].get_or_insert_with(|| Box::new(Deflater::new(level, bits, false)))
 }
 
 /// Text or binary, as the first byte of a whole server frame says.

@@ -10,6 +10,9 @@ use crate::time::Now;
 use crate::ws::frame::{Opcode, server_frame};
 use crate::ws::handshake::Refusal;
 
+/// Milliseconds after which a session that expires by the wall clock is looked at again.
+const WALL_CLOCK_LOOK_MS: u64 = 60_000;
+
 impl Shard {
     /// The periodic sweep.
     pub(super) fn tick(&mut self, now: Now) {
@@ -57,6 +60,9 @@ impl Shard {
     /// Closes a session whose time is up, pings a silent one.
     fn check_session(&mut self, slot: u32, now: Now) {
         if let Some(reason) = self.overdue(slot, now) {
+            if reason == CloseReason::Draining {
+                self.tell_before_closing(slot, now);
+            }
             return self.close(slot, reason, reason.text(), now);
         }
         let now_ds = self.connections.ds(now);
@@ -103,7 +109,9 @@ impl Shard {
         let mut at = NEVER;
         if row.expires_unix_s != 0 {
             let left_ms = row.expires_unix_s.saturating_mul(1000).saturating_sub(now.unix_ms);
-            at = at.min(now_ds.saturating_add(u32::try_from(left_ms.div_ceil(100)).unwrap_or(NEVER)));
+            // The wall clock may step meanwhile.
+            let look_ms = left_ms.min(WALL_CLOCK_LOOK_MS);
+            at = at.min(now_ds.saturating_add(look_ms.div_ceil(100) as u32));
         }
         if let Some(drained_ds) = self.drain_deadline(slot) {
             at = at.min(drained_ds);

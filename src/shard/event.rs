@@ -39,7 +39,8 @@ pub enum Event<'a> {
         /// The bytes.
         data: &'a mut [u8],
     },
-    /// The peer's stream has ended or failed; everything before it was delivered as [`Event::Bytes`].
+    /// The peer's stream has ended or failed; everything before it was delivered as [`Event::Bytes`]. Sending goes on until
+    /// [`Action::Close`]; a send that fails is told by this event too, however often that is.
     Ended {
         /// Whose.
         conn: ConnectionId,

@@ -222,6 +222,8 @@ impl Shard {
             if flushed.empty && self.connections.release_outbox(slot) {
                 self.flushed(slot);
             }
+            // A gap that is told may be one too many; by the next event the row may be another connection's.
+            self.close_overflowed(now);
         }
     }
 

@@ -6,20 +6,20 @@ use std::rc::Rc;
 use crate::config::AuthMode;
 use crate::error::CloseReason;
 use crate::ids::ConnectionId;
-use crate::limits::{HANDOVER_LEFTOVER_BYTES_MAX, HTTP_HEAD_BYTES_MAX, USER_AGENT_BYTES_MAX};
+use crate::limits::{HTTP_HEAD_BYTES_MAX, USER_AGENT_BYTES_MAX};
 use crate::protocol::envelope::Envelope;
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
-use crate::shard::drain::Drain;
+use crate::shard::drain::{self, Drain};
 use crate::shard::ip_table::RetryAfter;
-use crate::shard::row::{AddressVerdict, Contexts, Opening, Row, State};
+use crate::shard::row::{AddressVerdict, Contexts, Opening, Paused, Row, State};
 use crate::shard::session::Identity;
 use crate::time::Now;
 use crate::ws::deflate::{Deflater, Inflater};
 use crate::ws::handshake::{HeadStatus, Refusal, RequestHead, Upgrade, parse_head, upgrade};
 
 /// Seconds after which a client that was refused for want of room may try again.
-const RETRY_AFTER_S: u32 = 5;
+pub(super) const RETRY_AFTER_S: u32 = 5;
 
 /// Distinct user agents that are shared; past that, new ones are not kept.
 const USER_AGENTS_MAX: usize = 4096;
@@ -64,24 +64,26 @@ impl Shard {
             let used = self.try_open(slot, data, now);
             match used {
                 Some(used) => self.rest_of_opening(slot, &mut data[used..], now),
-                None => {
-                    if let Some(opening) = self.connections.row_mut(slot).opening() {
-                        opening.head.extend_from_slice(data);
-                    }
-                }
+                None => self.keep_opening(slot, data),
             }
-            return;
+        } else {
+            self.keep_opening(slot, data);
+            self.retry_open(slot, now);
         }
+    }
+
+    fn keep_opening(&mut self, slot: u32, data: &[u8]) {
+        let Some(opening) = self.connections.row_mut(slot).opening() else { return };
         opening.head.extend_from_slice(data);
-        if opening.head.len() > HTTP_HEAD_BYTES_MAX + HANDOVER_LEFTOVER_BYTES_MAX {
-            // A flood behind a request that still waits for its answer.
-            return self.refuse(slot, &Refusal::new(413, "too much was sent before the upgrade was answered"), now);
+        if opening.head.len() > HTTP_HEAD_BYTES_MAX {
+            // More than a request: it is complete, and only its address is waited for. Nothing bounds what comes behind it but this.
+            self.connections.pause(slot, Paused::ADDRESS);
         }
-        self.retry_open(slot, now);
     }
 
     /// The home of this connection's address has answered.
     pub(super) fn address_answered(&mut self, slot: u32, retry_after_s: Option<u32>, now: Now) {
+        self.connections.resume(slot, Paused::ADDRESS, now);
         let Some(opening) = self.connections.row_mut(slot).opening() else { return };
         opening.address = retry_after_s.map_or(AddressVerdict::Admitted, AddressVerdict::Refused);
         if !opening.head.is_empty() {
@@ -152,7 +154,7 @@ impl Shard {
         let upgrade = upgrade(head, &self.settings.config.deflate)?;
         self.check_origin(head)?;
         if !matches!(self.drain, Drain::Off) {
-            return Err(Refusal::new(503, "this node is draining").retry_after(RETRY_AFTER_S));
+            return Err(drain::refusal());
         }
         let (address, over_capacity) = match self.connections.row_mut(slot).opening() {
             Some(opening) => (opening.address, opening.over_capacity),

@@ -181,16 +181,16 @@ impl Shard {
     pub(super) fn route(&mut self, slot: u32, home: ShardId, envelope: Envelope, now: Now) {
         let conn = self.connections.id(slot);
         let more = self.relay.spend(home, envelope.payload_bytes());
+        if !more {
+            // Before it is handled: here that may give the credit back at once, and nobody would wake the client after that.
+            self.connections.counters.credit_waits += 1;
+            self.connections.pause(slot, Paused::CREDIT);
+            self.relay.wait(home, conn);
+        }
         if home == self.id {
             self.receive(home, envelope, now);
         } else {
             self.relay.send(home, envelope, None);
-        }
-        // Handling it here may have closed the sender.
-        if !more && self.connections.find(conn).is_some() {
-            self.connections.counters.credit_waits += 1;
-            self.connections.pause(slot, Paused::CREDIT);
-            self.relay.wait(home, conn);
         }
     }
 

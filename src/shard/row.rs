@@ -46,6 +46,8 @@ impl Paused {
     pub(super) const CREDIT: Paused = Paused(2);
     /// It is about to move to its home shard.
     pub(super) const MOVING: Paused = Paused(4);
+    /// Its request is complete, and whether its address may connect is not known yet.
+    pub(super) const ADDRESS: Paused = Paused(8);
 
     pub(super) fn any(self) -> bool {
         self.0 != 0
@@ -132,6 +134,8 @@ pub(super) struct Row {
     pub(super) fin_when_sent: bool,
     /// Nothing that arrives is looked at any more.
     pub(super) discard_input: bool,
+    /// The peer's stream has ended.
+    pub(super) ended: bool,
     /// A heartbeat ping went out since the last sign of life.
     pub(super) pinged: bool,
     /// Index of its user, or [`NONE`].
@@ -178,6 +182,7 @@ impl Row {
             close_when_sent: false,
             fin_when_sent: false,
             discard_input: false,
+            ended: false,
             pinged: false,
             user: NONE,
             outbox: NONE,
@@ -229,6 +234,10 @@ impl Row {
 
     pub(super) fn opening(&mut self) -> Option<&mut Opening> {
         self.extra.as_mut()?.opening.as_mut()
+    }
+
+    pub(super) fn contexts(&mut self) -> Option<&mut Contexts> {
+        self.extra.as_mut()?.contexts.as_deref_mut()
     }
 
     /// Frames of this connection are made when they are sent, not when they are queued: the order of compression must be the order of sending.

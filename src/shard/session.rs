@@ -18,6 +18,7 @@ use crate::shard::outbox::Source;
 use crate::shard::row::{NONE, Paused, Row, State};
 use crate::time::Now;
 use crate::ws::frame::close_frame;
+use crate::ws::handshake::Refusal;
 use crate::ws::message::Failure;
 
 /// What an upgrade request said about who the user is.
@@ -302,14 +303,32 @@ impl Shard {
 
     /// The stream has ended without, or after, a close frame.
     pub(super) fn ended(&mut self, slot: u32, now: Now) {
-        if self.connections.row(slot).state != State::Closing {
+        let row = self.connections.row_mut(slot);
+        if row.state != State::Closing {
             self.leave_everything(slot, CloseReason::PeerGone, now);
+        } else if row.outbox != NONE && !row.ended {
+            // It may have ended only its half of the stream: what was to be said last is still sent, or fails and ends it again.
+            row.ended = true;
+            row.close_when_sent = true;
+            row.discard_input = true;
+            return;
+        }
+        self.forget(slot);
+    }
+
+    /// Ends a connection at once, whatever is still queued.
+    pub(super) fn abandon(&mut self, slot: u32, reason: CloseReason, now: Now) {
+        if self.connections.row(slot).state != State::Closing {
+            self.leave_everything(slot, reason, now);
         }
         self.forget(slot);
     }
 
     pub(super) fn panicked(&mut self, slot: u32, now: Now) {
         self.connections.row_mut(slot).decoder = None;
+        if self.connections.row(slot).state == State::Connecting {
+            return self.refuse(slot, &Refusal::new(500, "internal error"), now);
+        }
         let failure = Failure { reason: CloseReason::Internal, detail: CloseReason::Internal.text() };
         self.fail(slot, &failure, now);
     }
@@ -339,7 +358,7 @@ impl Shard {
 
     /// What a closing peer still sends must be read, or its close frame would never be seen.
     fn read_to_the_end(&mut self, slot: u32, now: Now) {
-        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING] {
+        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING, Paused::ADDRESS] {
             self.connections.resume(slot, why, now);
         }
         self.connections.mark_dirty(slot);
@@ -370,6 +389,8 @@ impl Shard {
 
     /// A receiver has caught up: tell it what it missed, and read from it again.
     pub(super) fn flows_again(&mut self, slot: u32, now: Now) {
+        // First, as what is told now may throttle it again.
+        self.connections.resume(slot, Paused::THROTTLED, now);
         for (source, dropped) in self.connections.take_gaps(slot) {
             let place = match source {
                 Source::None => None,
@@ -379,7 +400,6 @@ impl Shard {
             let mut frame = Shared::text(256, |out| reply::gap(out, place, dropped));
             self.connections.push(slot, &mut frame, Manner::PLAIN, now);
         }
-        self.connections.resume(slot, Paused::THROTTLED, now);
     }
 
     /// Closes the connections whose outbox ran over while something was delivered.

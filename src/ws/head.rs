@@ -70,7 +70,8 @@ pub fn parse_head(bytes: &[u8]) -> Result<HeadStatus<'_>, Refusal> {
         return Err(Refusal::new(505, "HTTP/1.1 is spoken here."));
     }
     if request.method != Some("GET") {
-        return Err(Refusal::new(405, "A WebSocket is opened with GET."));
+        let head_only = request.method == Some("HEAD");
+        return Err(Refusal { head_only, ..Refusal::new(405, "A WebSocket is opened with GET.") });
     }
     let fields = request.headers.iter().map(|field| (field.name, field.value)).collect();
     let mut head = RequestHead { path: "", query: "", host: "", fields };

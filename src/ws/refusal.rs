@@ -15,13 +15,15 @@ pub struct Refusal {
     pub detail: Cow<'static, str>,
     /// `Retry-After`, in seconds.
     pub retry_after_s: Option<u32>,
+    /// The answer to a HEAD request has no body (RFC 9110, section 9.3.2).
+    pub head_only: bool,
 }
 
 impl Refusal {
     /// A refusal with that status.
     #[cold]
     pub fn new(status: u16, detail: impl Into<Cow<'static, str>>) -> Self {
-        Refusal { status, detail: detail.into(), retry_after_s: None }
+        Refusal { status, detail: detail.into(), retry_after_s: None, head_only: false }
     }
 
     /// The same, with `Retry-After`.
@@ -46,8 +48,10 @@ impl Refusal {
             let _ = write!(out, "Retry-After: {seconds}\r\n");
         }
         let len = self.detail.len() + 1;
-        let _ =
-            write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n{}\n", self.detail);
+        let _ = write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n");
+        if !self.head_only {
+            let _ = writeln!(out, "{}", self.detail);
+        }
         out.into()
     }
 }

@@ -32,6 +32,9 @@ class Closed(AssertionError):
     @classmethod
     def by(cls, closed, waited_for):
         frame = closed.rcvd
+        if closed.sent and not closed.rcvd_then_sent:
+            # This library closed: it did not like what came.
+            return cls(1006, f"the client closed: {closed.sent.code} {closed.sent.reason}", waited_for)
         return cls(frame.code if frame else 1006, frame.reason if frame else "", waited_for)
 
 

@@ -1,5 +1,6 @@
 """The built binary as a process: started on free ports, watched, and always stopped."""
 
+import atexit
 import contextlib
 import json
 import os
@@ -29,6 +30,15 @@ BASE = {
     "drain.spread": "100ms",
     "drain.deadline": "5s",
 }
+
+
+RUNNING = set()
+
+
+@atexit.register
+def leave_nothing_running():
+    for gateway in list(RUNNING):
+        gateway.kill()
 
 
 class StartFailed(AssertionError):
@@ -88,6 +98,7 @@ class Gateway:
             stderr=subprocess.STDOUT,
             preexec_fn=preexec_fn,
         )
+        RUNNING.add(self)
         try:
             self.ready = self._wait_ready()
         except BaseException:
@@ -150,6 +161,7 @@ class Gateway:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        RUNNING.discard(self)
         self._log.close()
 
     def stop(self):

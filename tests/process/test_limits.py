@@ -249,7 +249,7 @@ def test_a_slow_reader_is_closed_4110_and_costs_nobody_anything(start, connect):
                 numbers.append(m["content"][0])
         assert code == 4110
         assert numbers == list(range(len(numbers)))
-    assert sender.request("send_message", target_user="witness", content="after")["status"] == "delivered"
+    assert sender.request("send_message", target_user=witness.user, content="after")["status"] == "delivered"
 
 
 def test_who_stays_throttled_past_the_grace_is_closed_4110(start, connect):

@@ -44,7 +44,7 @@ def test_a_wrong_command_line_is_code_2(args):
 def test_the_start_line_says_what_was_bound(start):
     gateway = start(shards=2)
     line = next(line for line in gateway.log().splitlines() if gateway.client in line)
-    for part in (gateway.client, gateway.admin, gateway.ready["driver"], "local", "none"):
+    for part in (gateway.client, gateway.ready["driver"], "local", "none", *filter(None, [gateway.admin])):
         assert part in line, f"{part} is missing in: {line}"
     assert re.search(r"shards\D{0,3}2|2\s+shards", line), line
 
@@ -56,7 +56,8 @@ def test_the_ready_file(start, driver):
     assert ready["driver"] == driver
     assert ready["shards"] == 3
     assert ready["node_id"]
-    for address in (ready["client"], ready["admin"]):
+    assert "admin" in ready
+    for address in filter(None, [ready["client"], ready["admin"]]):  # `admin` is null where nothing listens there
         host, port = address.rsplit(":", 1)
         assert host == "127.0.0.1" and 0 < int(port) < 65536
     with Wire(gateway) as wire:
@@ -79,7 +80,7 @@ def test_defaults_serve_8080_and_say_that_none_is_for_trying_out():
             except OSError:
                 pytest.skip(f"port {port} is taken")
     with Gateway(base={}) as gateway:
-        assert (gateway.client, gateway.admin) == ("127.0.0.1:8080", "127.0.0.1:8081")
+        assert gateway.client == "127.0.0.1:8080" and gateway.admin in ("127.0.0.1:8081", None)
         assert re.search(r"none.*trying", gateway.log(), re.I | re.S), gateway.log()
         with Client("ws://127.0.0.1:8080/ws?user_id=alice") as alice:
             alice.expect("auth:ok")
@@ -88,8 +89,8 @@ def test_defaults_serve_8080_and_say_that_none_is_for_trying_out():
 
 def test_an_address_in_use_is_told(start):
     first = start()
-    with pytest.raises(StartFailed, match=re.escape(first.client)):
-        Gateway({"listen.client": first.client})
+    with pytest.raises(StartFailed, match=re.escape(first.client)), Gateway({"listen.client": first.client}):
+        pass  # it must not share the port: each would get half of the connections
 
 
 @pytest.mark.parametrize("tables", ["shared", "private"])

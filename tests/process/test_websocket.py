@@ -126,6 +126,14 @@ def test_pings_are_answered(echo_gateway, payload):
             assert wire.opcode(PONG) == payload
 
 
+def test_pings_in_one_go_are_all_answered_in_order(echo_gateway):
+    """RFC 6455 would allow to answer the last one only; the Autobahn suite (2.10, 2.11) and some clients want them all."""
+    with Wire(echo_gateway) as wire:
+        wire.upgrade("/echo")
+        wire.send(b"".join(frame(PING, f"ping {n}") for n in range(10)))
+        assert [wire.opcode(PONG).decode() for _ in range(10)] == [f"ping {n}" for n in range(10)]
+
+
 def test_control_frames_between_fragments(echo_gateway):
     with Wire(echo_gateway) as wire:
         wire.upgrade("/echo")

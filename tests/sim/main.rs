@@ -18,6 +18,8 @@ mod codec;
 mod net;
 mod ops;
 mod play;
+mod rig;
+mod scenario;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -211,6 +211,11 @@ impl World {
         self.hosts[host].shard.held()
     }
 
+    /// Rows that were ever in use.
+    pub fn rows(&self) -> usize {
+        self.hosts.iter().map(|host| host.seats.len()).sum()
+    }
+
     fn chance(&mut self, chance: f64) -> bool {
         chance > 0.0 && self.rng.f64() < chance
     }
@@ -307,7 +312,9 @@ impl World {
             } else {
                 self.hosts[host].shard.handle(Event::Bytes { conn, data: &mut data }, self.now);
             }
-        } else if !seat.paused && socket.up.at_end() && !seat.told_end {
+        }
+        // As after RDHUP: what was the last of the bytes, and the end, come together.
+        if !seat.paused && !seat.told_end && self.sockets[seat.socket].up.at_end() {
             if let Some(seat) = &mut self.hosts[host].seats[slot] {
                 seat.told_end = true;
             }

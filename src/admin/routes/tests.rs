@@ -18,7 +18,7 @@ fn paths_and_methods() {
         ("POST", "/api/publish", Ok(Route::Api("publish"))),
         ("GET", "/api/publish", Err(405)),
         ("POST", "/health", Err(405)),
-        ("HEAD", "/health", Err(405)),
+        ("HEAD", "/health", Ok(Route::Health)),
         ("GET", "/nothing", Err(404)),
         ("GET", "/health/", Err(404)),
         ("OPTIONS", "/api/publish", Err(405)),

@@ -11,7 +11,7 @@ use monoio::net::TcpStream;
 use monoio_http::common::body::{Body, StreamHint};
 use monoio_http::common::error::HttpError;
 use monoio_http::common::request::Request;
-use monoio_http::common::response::ResponseBuilder;
+use monoio_http::common::response::{Response, ResponseBuilder};
 use monoio_http::h1::codec::decoder::RequestDecoder;
 use monoio_http::h1::codec::encoder::GenericEncoder;
 
@@ -73,11 +73,12 @@ impl Connection {
         let Some(request) = decode(&bytes).await else {
             return self.refuse("", Failure::new(Code::Http(400), "the request head is malformed")).await;
         };
+        let head_only = request.method().as_str() == "HEAD";
         let (label, routed) = self.route(&request);
         let route = match routed {
             Ok(route) => route,
             Err(failure) if head.body == Framing::Length(0) && head.keep_alive => {
-                return self.answer(label, failure.into(), true).await;
+                return self.answer(label, failure.into(), true, head_only).await;
             }
             Err(failure) => return self.refuse(label, failure).await,
         };
@@ -89,7 +90,7 @@ impl Connection {
         self.node.open.set_phase(self.place, Phase::Working, WORK_PATIENCE);
         let answer = self.node.handle(route, &body.bytes).await;
         drop(body);
-        self.answer(label, answer, head.keep_alive).await
+        self.answer(label, answer, head.keep_alive, head_only).await
     }
 
     /// Receives a whole head; `None`: the peer is done.
@@ -192,7 +193,7 @@ impl Connection {
     }
 
     /// Sends an answer; whether another request may follow.
-    async fn answer(&mut self, label: &'static str, answer: Answer, keep_alive: bool) -> bool {
+    async fn answer(&mut self, label: &'static str, answer: Answer, keep_alive: bool, head_only: bool) -> bool {
         self.node.count(label, answer.status);
         self.node.open.set_phase(self.place, Phase::Writing, WRITE_PATIENCE);
         let mut builder = ResponseBuilder::new()
@@ -207,16 +208,21 @@ impl Connection {
             builder = builder.header("connection", "close");
         }
         let Ok(response) = builder.body(Whole(Some(answer.body))) else { return false };
+        if head_only {
+            // The encoder sends the length of the body that it sends, and none is to be sent.
+            let (sent, _) = self.stream.write_all(head_of(&response)).await;
+            return sent.is_ok() && keep_alive;
+        }
         let mut encoder = GenericEncoder::new(&mut self.stream);
         let sent = encoder.send(response).await.is_ok();
-        let sent = sent && Sink::<http::Response<Whole>>::flush(&mut encoder).await.is_ok();
+        let sent = sent && Sink::<Response<Whole>>::flush(&mut encoder).await.is_ok();
         sent && keep_alive
     }
 
     /// Answers what cannot be trusted, and closes so that the answer arrives: what was not read would reset the connection.
     async fn refuse(&mut self, label: &'static str, failure: Failure) -> bool {
         let label = if label.is_empty() { "refused" } else { label };
-        self.answer(label, failure.into(), false).await;
+        self.answer(label, failure.into(), false, false).await;
         self.node.open.set_phase(self.place, Phase::Writing, LINGER_PATIENCE);
         let _ = self.stream.shutdown().await;
         let mut left = LINGER_BYTES_MAX;
@@ -260,6 +266,17 @@ impl Drop for Held {
 /// Lets monoio-http decode a head that the guard has passed.
 async fn decode(head: &Bytes) -> Option<Request> {
     RequestDecoder::new(&head[..]).next().await?.ok()
+}
+
+/// The head of a response, with the length of the body that belongs to it.
+fn head_of(response: &Response<Whole>) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    let length = response.body().0.as_ref().map_or(0, Bytes::len).to_string();
+    for (name, value) in response.headers() {
+        head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    head.extend([b"content-length: ", length.as_bytes(), b"\r\n\r\n"].concat());
+    head
 }
 
 /// A body that is there.

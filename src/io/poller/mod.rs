@@ -186,6 +186,13 @@ pub trait Poller: Sized {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ShardId;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::time::{Duration, Instant};
+
+    const CONN: ConnectionId = ConnectionId { shard: ShardId(0), slot: 3, generation: 9 };
 
     #[test]
     fn tokens_say_what_they_stand_for() {
@@ -195,4 +202,145 @@ mod tests {
             assert_eq!(Token::row(slot, generation).subject(), Subject::Row(slot, low));
         }
     }
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0, peer)
+    }
+
+    fn collect<P: Poller>(poller: &mut P) -> Vec<Readiness> {
+        // A call into the kernel, so that whatever has happened is reported.
+        std::thread::sleep(Duration::from_millis(1));
+        let mut ready = Vec::new();
+        poller.collect(&mut ready).unwrap();
+        ready.into_iter().map(|ready| ready.readiness).collect()
+    }
+
+    fn collect_until<P: Poller>(poller: &mut P, what: &str, holds: impl Fn(&Readiness) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !collect(poller).iter().any(&holds) {
+            assert!(Instant::now() < deadline, "never: {what}");
+        }
+    }
+
+    fn send<P: Poller>(poller: &mut P, socket: &TcpStream, data: &[u8]) -> i32 {
+        let mut batch = [Send { conn: CONN, fd: socket.as_raw_fd(), data: data.as_ptr(), len: data.len(), result: 0 }];
+        // SAFETY: `data` outlives the call.
+        unsafe { poller.send(&mut batch).unwrap() };
+        batch[0].result
+    }
+
+    fn receive<P: Poller>(poller: &mut P, socket: &TcpStream) -> Result<Vec<u8>, i32> {
+        let mut batch = [Receive { slot: 0, fd: socket.as_raw_fd(), result: 0 }];
+        poller.receive(&mut batch).unwrap();
+        let len = usize::try_from(batch[0].result).map_err(|_| -batch[0].result)?;
+        Ok(poller.received(0, len).to_vec())
+    }
+
+    /// A short send is seen, and the writer hears of room once there is some, and not before.
+    fn a_blocked_writer_is_woken_when_there_is_room<P: Poller>(mut poller: P) {
+        let (ours, mut peer) = pair();
+        rustix::net::sockopt::set_socket_send_buffer_size(&ours, 4096).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&peer, 64 * 1024).unwrap();
+        poller.arm(Token::row(3, 9), ours.as_fd(), Interest::Stream).unwrap();
+        collect_until(&mut poller, "room at the beginning", |r| r.write && !r.read);
+        let data: Vec<u8> = (0..1_000_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
+        let mut sent = 0;
+        // The peer's kernel takes some more at first, after its delayed acknowledgements; then nothing moves.
+        let mut quiet = Instant::now();
+        while quiet.elapsed() < Duration::from_millis(300) {
+            if sent == 0 || collect(&mut poller).iter().any(|r| r.write) {
+                let n = send(&mut poller, &ours, &data[sent..]);
+                assert!(n > 0 || n == -libc::EAGAIN, "{n}");
+                sent += usize::try_from(n).unwrap_or(0);
+                assert!(sent < data.len(), "a short send is no success");
+                quiet = Instant::now();
+            }
+        }
+        peer.write_all(b"x").unwrap();
+        collect_until(&mut poller, "the byte", |r| r.read && !r.write);
+        assert!(collect(&mut poller).iter().all(|r| !r.write), "there is no room yet");
+        let mut got = vec![0; data.len()];
+        let mut at = 0;
+        while at < data.len() {
+            at += peer.read(&mut got[at..]).unwrap();
+            if at == sent && sent < data.len() {
+                collect_until(&mut poller, "room", |r| r.write);
+                sent += usize::try_from(send(&mut poller, &ours, &data[sent..])).expect("there is room");
+            }
+        }
+        assert_eq!(got, data);
+    }
+
+    fn the_end_is_reported_after_the_last_bytes<P: Poller>(mut poller: P) {
+        let (ours, mut peer) = pair();
+        poller.arm(Token::row(3, 9), ours.as_fd(), Interest::Stream).unwrap();
+        assert_eq!(receive(&mut poller, &ours), Err(libc::EAGAIN));
+        peer.write_all(b"last").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        collect_until(&mut poller, "the end", |r| r.hangup);
+        assert_eq!(receive(&mut poller, &ours), Ok(b"last".to_vec()));
+        assert_eq!(receive(&mut poller, &ours), Ok(Vec::new()));
+    }
+
+    fn after_its_last_word_nothing_is_reported_and_the_socket_closes<P: Poller>(mut poller: P) {
+        let (ours, mut peer) = pair();
+        poller.arm(Token::row(3, 9), ours.as_fd(), Interest::Stream).unwrap();
+        collect_until(&mut poller, "room at the beginning", |r| r.write);
+        if poller.disarm(Token::row(3, 9), ours.as_fd()) == Disarmed::Later {
+            collect_until(&mut poller, "the last word", |r| r.gone && !r.failed);
+        }
+        peer.write_all(b"x").unwrap();
+        assert_eq!(collect(&mut poller), []);
+        assert_eq!(receive(&mut poller, &ours), Ok(b"x".to_vec()), "what came meanwhile is still there");
+        drop(ours);
+        assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+    }
+
+    /// What the hand-over rests on: the new registration reports what is in the socket already.
+    fn arming_reports_what_is_there<P: Poller>(mut poller: P) {
+        let (ours, mut peer) = pair();
+        peer.write_all(b"early").unwrap();
+        poller.arm(Token::row(3, 9), ours.as_fd(), Interest::Stream).unwrap();
+        collect_until(&mut poller, "the bytes", |r| r.read);
+        assert_eq!(receive(&mut poller, &ours), Ok(b"early".to_vec()));
+    }
+
+    fn a_descriptor_is_reported_at_every_ring<P: Poller>(mut poller: P) {
+        let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        poller.arm(Token::source(1), bell.as_fd(), Interest::Read).unwrap();
+        assert_eq!(collect(&mut poller), []);
+        for _ in 0..3 {
+            rustix::io::write(&bell, &1u64.to_ne_bytes()).unwrap();
+            collect_until(&mut poller, "the ring, though nobody reads the count", |r| r.read);
+            assert_eq!(collect(&mut poller), []);
+        }
+    }
+
+    macro_rules! for_both {
+        ($($name:ident),* $(,)?) => {
+            mod uring_poller {
+                $(#[test]
+                fn $name() {
+                    // A machine where it is forbidden tests the other one.
+                    let _ = super::super::uring::Uring::new().map(super::$name);
+                })*
+            }
+            mod epoll_poller {
+                $(#[test]
+                fn $name() {
+                    super::$name(super::super::epoll::Epoll::new().unwrap());
+                })*
+            }
+        };
+    }
+
+    for_both!(
+        a_blocked_writer_is_woken_when_there_is_room,
+        the_end_is_reported_after_the_last_bytes,
+        after_its_last_word_nothing_is_reported_and_the_socket_closes,
+        arming_reports_what_is_there,
+        a_descriptor_is_reported_at_every_ring,
+    );
 }

@@ -4,7 +4,7 @@
 //!
 //! 1. what is partly on the wire, or was gathered and is being sent: never overtaken, replaced or dropped;
 //! 2. *committed* frames ([`Outbox::commit`]): transformed for this connection already, in their order;
-//! 3. *control* frames: at most one ping and one pong, the newer replacing the queued one (RFC 6455, section 5.5.3);
+//! 3. *control* frames: at most one ping and [`PONGS_MAX`] pongs, then the newer replaces the newest queued one (RFC 6455, section 5.5.3);
 //! 4. *urgent* messages, in their order;
 //! 5. all others, in their order.
 //!
@@ -45,6 +45,14 @@ pub use send::{Advance, COALESCE_BYTES_MAX};
 
 use crate::protocol::class::Class;
 use lanes::{Lane, Side, clear_ring, cut_ring};
+
+/// Pongs that queue before a newer one replaces the newest of them: a burst of pings is answered one by one.
+pub const PONGS_MAX: usize = 16;
+
+/// Control frames of this kind that may queue.
+fn bound(opcode: u8) -> usize {
+    if opcode == OPCODE_PONG { PONGS_MAX } else { 1 }
+}
 
 /// Whether a close frame is queued. Nothing may follow it (RFC 6455, section 5.5.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,7 +118,7 @@ impl Outbox {
     }
 
     /// Queues a ping, pong or close frame ahead of everything that is not committed or partly on the wire. Never dropped, and bounded: a
-    /// ping replaces a queued ping, a pong a queued pong.
+    /// ping replaces a queued ping; a pong the newest of [`PONGS_MAX`] queued ones.
     ///
     /// A **close** frame ends the outbox: the messages behind it are discarded, as nothing may follow it, and later pushes are
     /// [`Push::Dropped`]. Where what is queued should still reach the peer, use [`push_last`](Self::push_last).
@@ -123,7 +131,7 @@ impl Outbox {
         if item.opcode() == OPCODE_CLOSE {
             self.closing = Closing::Now;
             self.discard_messages();
-        } else if let Some(queued) = self.replaceable_control(item.opcode()) {
+        } else if let Some(queued) = self.replaceable_control(item.opcode(), bound(item.opcode())) {
             let old = std::mem::replace(&mut queued.frame, item.frame);
             let new_len = queued.frame.len();
             self.bytes = self.bytes - old.len() + new_len;
@@ -292,15 +300,18 @@ impl Outbox {
         self.head_sent > 0 || self.offered
     }
 
-    /// A control frame of this kind that may still be replaced.
-    fn replaceable_control(&mut self, opcode: u8) -> Option<&mut Item> {
+    /// The newest queued control frame of this kind that may still be replaced, once there are as many as may queue.
+    fn replaceable_control(&mut self, opcode: u8, bound: usize) -> Option<&mut Item> {
         let fixed = self.head_is_fixed();
         let head = self.head.as_mut().filter(|head| !fixed && self.lane == Lane::Control && head.opcode() == opcode);
-        let side = self.side.as_mut().and_then(|side| {
-            let queued = side.control.iter_mut().skip(side.offered_control as usize);
-            queued.into_iter().find(|item| item.opcode() == opcode)
-        });
-        head.or(side)
+        let offered = self.side.as_ref().map_or(0, |side| side.offered_control as usize);
+        let queued = self.side.iter_mut().flat_map(|side| side.control.iter_mut().skip(offered));
+        let (mut count, mut newest) = (0, None);
+        for item in head.into_iter().chain(queued.filter(|item| item.opcode() == opcode)) {
+            count += 1;
+            newest = Some(item);
+        }
+        newest.filter(|_| count >= bound)
     }
 
     /// Frees all messages that are neither committed nor fixed: a close frame goes ahead of them.
@@ -337,3 +348,4 @@ impl Outbox {
 }
 
 const OPCODE_CLOSE: u8 = 0x8;
+const OPCODE_PONG: u8 = 0xa;

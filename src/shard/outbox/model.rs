@@ -173,8 +173,11 @@ impl Model {
             return;
         }
         let fixed = self.fixed();
-        let same = self.list[fixed..].iter().position(|q| q.lane == Lane::Control && q.frame[0] & 15 == opcode);
-        match same {
+        let same = |q: &Queued| q.lane == Lane::Control && q.frame[0] & 15 == opcode;
+        let newest = self.list[fixed..].iter().rposition(same);
+        let full =
+            self.list[fixed..].iter().filter(|q| same(q)).count() >= if opcode == 10 { super::PONGS_MAX } else { 1 };
+        match newest.filter(|_| full) {
             Some(at) => self.list[fixed + at].frame = item.frame,
             None => self.insert(item),
         }
