@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use crate::ids::{ConnectionId, MessageId};
+use crate::ids::{ConnectionId, MessageId, ShardId};
 use crate::protocol::RequestId;
 use crate::protocol::class::Class;
 use crate::protocol::command::{Order, Report};
@@ -184,6 +184,15 @@ pub enum Envelope {
         /// What came of it.
         report: Box<Report>,
     },
+    /// To the home of a topic: everything before this is done there, so pass the answer on to the shard that asked.
+    Confirm {
+        /// The shard that asked.
+        to: ShardId,
+        /// Its number of the command.
+        ticket: u32,
+        /// What came of it.
+        report: Box<Report>,
+    },
     /// To the shard that sent: so much of what it sent is done with.
     Credit {
         /// Envelopes.
@@ -204,7 +213,7 @@ impl Envelope {
             Envelope::Answer { frame, .. } => frame.len(),
             Envelope::Counted { users, .. } => users.iter().map(|(name, _)| name.len() + 24).sum(),
             Envelope::Order { order, .. } => order.payload_bytes(),
-            Envelope::Report { report, .. } => report.payload_bytes(),
+            Envelope::Report { report, .. } | Envelope::Confirm { report, .. } => report.payload_bytes(),
             Envelope::MayConnect { .. }
             | Envelope::MayConnectAnswer { .. }
             | Envelope::Enter { .. }

@@ -15,13 +15,16 @@ impl Shard {
     pub(super) fn ordered(&mut self, from: ShardId, number: u32, order: Order, now: Now) {
         let debt = self.relay.debt(from, order.payload_bytes());
         let report = match order {
+            Order::Member { user, room, enter } => {
+                let report = Report::Connections(self.set_member(&user, &room, enter, now));
+                return self.report_membership(from, number, &room, report, debt, now);
+            }
             Order::ToUsers(users, publication) => Report::Delivered(self.deliver_to_users(&users, &publication, now)),
             Order::ToTopic(topic, name, publication) => {
                 Report::Delivered(self.deliver_to_topic(topic, &name, publication, &debt, now))
             }
             Order::ToAll(publication) => Report::Delivered(self.deliver_to_all(publication, now)),
             Order::Disconnect(whom, code, reason) => Report::Connections(self.disconnect(&whom, code, &reason, now)),
-            Order::Member { user, room, enter } => Report::Connections(self.set_member(&user, &room, enter, now)),
             Order::Presence(place) => Report::Present(self.present(&place)),
             Order::Find(search) => return self.find(from, number, &search, debt, now),
             Order::Info { rooms } => Report::Info(Box::new(self.info(rooms as usize))),
@@ -32,11 +35,28 @@ impl Shard {
 
     /// Tells the shard that gave the order.
     pub(super) fn report(&mut self, to: ShardId, number: u32, report: Report, debt: Debt, now: Now) {
+        self.confirm(to, number, report, Some(debt), now);
+    }
+
+    /// Answers by way of the room's home, behind what has just been sent there: whoever hears that somebody is in a room reaches them.
+    fn report_membership(&mut self, to: ShardId, number: u32, room: &str, report: Report, debt: Debt, now: Now) {
+        let home = self.settings.homes.topic(Topic::Room, room);
+        if home == self.id {
+            self.report(to, number, report, debt, now);
+        } else {
+            self.relay.send(home, Envelope::Confirm { to, ticket: number, report: Box::new(report) }, Some(debt));
+        }
+    }
+
+    /// Passes an answer on.
+    pub(super) fn confirm(&mut self, to: ShardId, number: u32, report: Report, debt: Option<Debt>, now: Now) {
         if to == self.id {
-            self.settle(debt, now);
+            if let Some(debt) = debt {
+                self.settle(debt, now);
+            }
             self.reported(number, report, now);
         } else {
-            self.relay.send(to, Envelope::Report { ticket: number, report: Box::new(report) }, Some(debt));
+            self.relay.send(to, Envelope::Report { ticket: number, report: Box::new(report) }, debt);
         }
     }
 

@@ -77,6 +77,7 @@ impl Shard {
                 }
             }
             Envelope::Order { ticket, order } => self.ordered(from, ticket, *order, now),
+            Envelope::Confirm { to, ticket, report } => self.confirm(to, ticket, *report, None, now),
             Envelope::Report { ticket, report } => self.reported(ticket, *report, now),
             Envelope::Credit { envelopes, bytes } => {
                 let ready = self.relay.restore(from, envelopes, bytes);

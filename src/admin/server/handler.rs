@@ -141,22 +141,26 @@ impl Node {
         answer::result(outcome, answer::Node { id: &self.facts.settings.node_id })
     }
 
-    /// Gives many commands in their order, a bounded number at a time; the results in the same order.
+    /// Gives many commands in their order, a bounded number at a time; the results in the same order. What changes who is where is waited
+    /// for before anything else is done.
     async fn batch(&self, entries: Vec<Entry>) -> Vec<Value> {
         let mut results = Vec::with_capacity(entries.len());
         let mut under_way = VecDeque::new();
         let mut bytes = 0;
         for (_, entry) in entries {
-            let (size, step) = match entry {
-                Ok(command) => (size(&command), Ok(self.desk.call(command))),
-                Err(failure) => (0, Err(failure)),
-            };
-            bytes += size;
-            under_way.push_back((size, step));
-            while under_way.len() >= BATCH_WINDOW || bytes > BATCH_WINDOW_BYTES {
+            let alone = matches!(entry, Ok(Command::Member { .. } | Command::Disconnect { .. }));
+            let size = entry.as_ref().map_or(0, size);
+            while under_way.len() >= BATCH_WINDOW || bytes + size > BATCH_WINDOW_BYTES || alone {
                 let Some((size, step)) = under_way.pop_front() else { break };
                 bytes -= size;
                 results.push(self.step(step).await);
+            }
+            let step = entry.map(|command| self.desk.call(command));
+            if alone {
+                results.push(self.step(step).await);
+            } else {
+                bytes += size;
+                under_way.push_back((size, step));
             }
         }
         for (_, step) in under_way {
