@@ -150,6 +150,9 @@ impl Scrape {
     pub(super) fn render(&self) -> String {
         let mut out = String::with_capacity(32 * 1024);
         for (name, family) in self.families.borrow().iter() {
+            if family.series.is_empty() && family.lines.is_empty() {
+                continue;
+            }
             if !family.help.is_empty() {
                 let help = family.help.replace('\\', "\\\\").replace('\n', "\\n");
                 let _ = writeln!(out, "# HELP {name} {}", help.trim());
