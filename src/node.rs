@@ -20,8 +20,10 @@ use crate::shard::Shard;
 
 mod announce;
 mod signals;
+mod watchdog;
 
 use signals::{Signal, Signals};
+use watchdog::{Probed, Verdict, Watchdog};
 
 /// How long the shards may take to close what is left and end, once they are told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -130,28 +132,44 @@ enum End {
 /// Waits for signals and for the shards.
 fn supervise(signals: &mut Signals, shards: &Shards, settings: &mut Arc<Settings>, options: &RunOptions) -> End {
     let mut draining: Option<Option<Instant>> = None;
+    // By a signal: a second one ends at once. One that follows the server API's drain is the first.
+    let mut told = false;
+    let [usec, watched] = ["WATCHDOG_USEC", "WATCHDOG_PID"].map(std::env::var_os);
+    let mut watchdog = Watchdog::new(usec.as_deref(), watched.as_deref(), std::process::id(), Instant::now());
     loop {
-        let deadline = draining.flatten();
+        let deadline = draining.flatten().into_iter().chain(watchdog.as_ref().map(Watchdog::next)).min();
         signals.wait(shards.control_fd(), deadline);
+        match watchdog.as_mut().map_or(Verdict::Nothing, |watchdog| watchdog.look(shards, Instant::now())) {
+            Verdict::Nothing => {}
+            Verdict::Well => announce::notify_supervisor("WATCHDOG=1"),
+            Verdict::Silent(which) => {
+                tracing::error!(shards = ?which, "shards hang: the service manager will end this")
+            }
+        }
         shards.clear_control();
         for signal in signals.pending() {
             match signal {
-                Signal::End if shards.shared().draining() => return End::AtOnce,
+                Signal::End if told => return End::AtOnce,
                 Signal::End => {
+                    told = true;
                     shards.shared().request_drain();
                 }
-                Signal::Reload => match reload(settings, options) {
-                    Ok(next) => {
-                        *settings = Arc::new(next);
-                        shards.command(&Command::Reload(settings.clone()));
+                Signal::Reload => {
+                    announce::notify_reloading();
+                    match reload(settings, options) {
+                        Ok(next) => {
+                            *settings = Arc::new(next);
+                            shards.command(&Command::Reload(settings.clone()));
+                        }
+                        Err(error) => tracing::error!("the configuration stays as it was: {error}"),
                     }
-                    Err(error) => tracing::error!("the configuration stays as it was: {error}"),
-                },
+                    announce::notify_supervisor("READY=1");
+                }
             }
         }
         // By a signal, or over the server API.
         if draining.is_none() && shards.shared().draining() {
-            announce::notify_supervisor("STOPPING=1");
+            announce::notify_stopping(Duration::from_millis(settings.config.drain.deadline_ms) + STOP_PATIENCE);
             tracing::info!(connections = shards.connections(), "draining");
             shards.command(&Command::Drain);
             let patience = settings.config.drain.deadline_ms;
@@ -166,6 +184,20 @@ fn supervise(signals: &mut Signals, shards: &Shards, settings: &mut Arc<Settings
         if draining.flatten().is_some_and(|deadline| Instant::now() >= deadline) {
             return End::Deadline;
         }
+    }
+}
+
+impl Probed for Shards {
+    fn count(&self) -> usize {
+        self.shared().statuses.len()
+    }
+
+    fn probe(&self, shard: usize, number: u64) {
+        Shards::probe(self, shard, number);
+    }
+
+    fn answered(&self, shard: usize) -> u64 {
+        self.shared().statuses[shard].answered()
     }
 }
 

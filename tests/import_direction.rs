@@ -151,7 +151,7 @@ fn modules_know_only_those_below_them() {
             for path in crate_paths(&source) {
                 let name = path.split("::").next().unwrap_or_default();
                 let within = |allowed: &&str| path == **allowed || path.starts_with(&format!("{allowed}::"));
-                if name != module && !GROUND.contains(&name) && !allowed.iter().any(|allowed| within(allowed)) {
+                if name != module && !GROUND.contains(&name) && !allowed.iter().any(within) {
                     found.push(format!("{}: `{module}` must not know `{path}`", file.display()));
                 }
             }

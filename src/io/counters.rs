@@ -102,6 +102,7 @@ pub struct Status {
     rows: CachePadded<AtomicU32>,
     drained: AtomicBool,
     thread: AtomicI32,
+    answered: AtomicU64,
     published: Published,
     figures: Box<[AtomicU64]>,
 }
@@ -132,6 +133,11 @@ impl Status {
         self.drained.load(Ordering::Acquire)
     }
 
+    /// The last probe that its loop has come to.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Acquire)
+    }
+
     /// The counters as of the last tick.
     pub fn counters(&self) -> Counters {
         self.published.read()
@@ -147,6 +153,10 @@ impl Status {
 
     pub(super) fn set_thread(&self, thread: i32) {
         self.thread.store(thread, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_answered(&self, probe: u64) {
+        self.answered.store(probe, Ordering::Release);
     }
 
     pub(super) fn publish(&self, counters: &Counters, figures: &[u64]) {

@@ -109,6 +109,10 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
         self.machine.sent(conn, len, taken, self.now);
         self.act();
         if failed {
+            // Told even where the peer's end was told before: then the state machine was still sending, and cannot any more.
+            if let Some(row) = self.rows.open(conn.slot, conn.generation) {
+                row.ended = false;
+            }
             self.end(conn.slot, conn.generation);
         }
     }

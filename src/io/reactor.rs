@@ -386,6 +386,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                     self.desk.set_settings(settings.clone());
                     self.feed(None, Event::Reload(settings));
                 }
+                Command::Probe(number) => self.status().set_answered(number),
                 Command::Stop => self.stop(),
             }
         }

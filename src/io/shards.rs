@@ -40,6 +40,8 @@ pub enum Command {
     Drain,
     /// Take these settings.
     Reload(Arc<Settings>),
+    /// Say that the loop turns, by showing this number in its [`Status`].
+    Probe(u64),
     /// Close everything and end.
     Stop,
 }
@@ -294,6 +296,13 @@ impl Shards {
                 tracing::error!(shard = i, "a shard takes no more commands");
             }
             self.bells.ring(ShardId(i as u16));
+        }
+    }
+
+    /// Asks one shard whether its loop turns; [`Status::answered`] shows the number then. Where its queue is full the answer is no.
+    pub fn probe(&self, shard: usize, number: u64) {
+        if self.commands[shard].push(Command::Probe(number)).is_ok() {
+            self.bells.ring(ShardId(shard as u16));
         }
     }
 

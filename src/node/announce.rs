@@ -7,7 +7,9 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 /// What `--ready-file` holds.
@@ -45,6 +47,18 @@ pub(super) fn notify_supervisor(state: &str) {
     {
         tracing::warn!(%error, "cannot tell the service manager {state}");
     }
+}
+
+/// That a drain has begun, and how long it may take: its configuration may allow more than the unit's TimeoutStopSec=.
+pub(super) fn notify_stopping(patience: Duration) {
+    notify_supervisor(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", patience.as_micros()));
+}
+
+/// That the configuration is being read again; READY=1 follows. The time tells the service manager which reload this is.
+pub(super) fn notify_reloading() {
+    let now = clock_gettime(ClockId::Monotonic);
+    let usec = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
+    notify_supervisor(&format!("RELOADING=1\nMONOTONIC_USEC={usec}"));
 }
 
 fn notify(name: &OsStr, state: &str) -> io::Result<()> {

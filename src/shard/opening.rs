@@ -274,7 +274,7 @@ impl Shard {
         client
     }
 
-    fn intern_user_agent(&mut self, text: &str) -> Option<Rc<str>> {
+    pub(super) fn intern_user_agent(&mut self, text: &str) -> Option<Rc<str>> {
         let mut end = text.len().min(USER_AGENT_BYTES_MAX);
         while !text.is_char_boundary(end) {
             end -= 1;

@@ -162,7 +162,9 @@ impl Actor {
             Some(kind @ ("user:joined" | "user:left")) => {
                 let place = Place::of(message).unwrap_or_else(|| panic!("{kind} without a room"));
                 self.assert_may_be_in(&place, message);
-                assert_ne!(message["userId"], self.user.as_str(), "nobody is told of themselves");
+                let user = message["userId"].as_str().expect("a user");
+                assert_ne!(user, self.user, "nobody is told of themselves");
+                board.notices.push((user.to_owned(), place));
             }
             Some("gap") => self.gaps += message["dropped"].as_u64().expect("a number"),
             Some("reconnect") => {
@@ -222,7 +224,10 @@ impl Actor {
                     note_id(publication, message["messageId"].as_str());
                 }
             }
-            About::Presence(_, exact) if got == Expect::Ok => self.assert_presence(message, exact.as_ref()),
+            About::Presence(place, exact) if got == Expect::Ok => {
+                assert_eq!(Place::of(message).as_ref(), Some(&place));
+                self.assert_presence(message, exact.as_ref());
+            }
             About::Presence(..) => {}
         }
     }

@@ -80,6 +80,8 @@ impl Publication {
 #[derive(Debug, Default)]
 pub struct Board {
     pub publications: Vec<Publication>,
+    /// Of whom it was said, since everything was last at rest, that they came to a room or left it.
+    pub notices: Vec<(String, Place)>,
     pub turn: u64,
 }
 

@@ -5,6 +5,8 @@
 //! |---|---|
 //! | [`world`], [`net`] | the driver, sockets, mesh, clock, faults |
 //! | [`codec`], [`client`] | the client's side of the wire |
+//! | [`setup`] | settings, and how awkward the world is |
+//! | [`rig`], [`scenario`] | exact behaviour, case by case, in a calm world |
 //! | [`board`], [`actor`], [`ops`], [`play`] | who says what to whom, at random, and what must come of it |
 //!
 //! `RINGGATE_SIM_SEED=N` runs one seed, `RINGGATE_SIM_SECONDS=N` sets the time box of fresh seeds (default 5).
@@ -20,6 +22,7 @@ mod ops;
 mod play;
 mod rig;
 mod scenario;
+mod setup;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -13,7 +13,8 @@ use crate::board::{Board, Fate, Place};
 use crate::client::{Client, Phase};
 use crate::codec;
 use crate::ops::{self, USERS};
-use crate::world::{Faults, World};
+use crate::setup::Faults;
+use crate::world::World;
 
 /// Turns within which everything on its way must have arrived.
 const REST_TURNS_MAX: usize = 20_000;
@@ -28,6 +29,8 @@ pub struct Play {
     tight: bool,
     /// Publications before this one have been checked.
     checked: usize,
+    /// The turn in which everything was last at rest.
+    rested: u64,
 }
 
 /// Plays the whole run of a seed and returns a number that two runs of it have in common.
@@ -80,7 +83,7 @@ impl Play {
             lane_stuck: rng.f64() * 0.7,
         };
         let world = World::new(config, rng.u16(1..=5), faults, seed);
-        Play { world, actors: Vec::new(), board: Board::default(), rng, tight, checked: 0 }
+        Play { world, actors: Vec::new(), board: Board::default(), rng, tight, checked: 0, rested: 0 }
     }
 
     /// Random things happen for so many turns.
@@ -147,12 +150,16 @@ impl Play {
         let mut rooms: Vec<String> = Vec::new();
         let mut permissions = None;
         let mut first_message = None;
+        let mut expires = false;
         if jwt {
             let claimed = if rng.u8(..4) == 0 { rng.usize(1..=2) } else { 0 };
             rooms.extend(["r0", "claimed"].iter().take(claimed.min(max)).map(|r| (*r).to_owned()));
             permissions = (rng.u8(..3) == 0).then(|| ops::PERMISSIONS.to_vec());
-            let token = ops::token(&self.world, &user, 0, permissions.as_deref(), &rooms);
-            match rng.u8(..3) {
+            let way = rng.u8(..3);
+            expires = way < 2 && rng.u8(..5) == 0;
+            let ttl_s = if expires { rng.u64(1..5_000) } else { 0 };
+            let token = ops::token(&self.world, &user, ttl_s, permissions.as_deref(), &rooms);
+            match way {
                 0 => extra.push(format!("Authorization: Bearer {token}")),
                 1 => target.push_str(&format!("&token={token}")),
                 _ => first_message = Some(token),
@@ -167,6 +174,9 @@ impl Play {
         actor.slow = rng.u8(..5) == 0;
         if actor.slow || self.tight {
             actor.excuses.insert(4110);
+        }
+        if expires {
+            actor.excuses.extend([4001, 4002]);
         }
         if config.session.max_per_user != 0 {
             actor.excuses.insert(4004);
@@ -232,6 +242,14 @@ impl Play {
             assert!(actor.pending.is_empty(), "actor {at} was not answered: {:?}", actor.pending);
             assert!(actor.errors_due.is_empty(), "actor {at} misses errors: {:?}", actor.errors_due);
         }
+        for (user, place) in std::mem::take(&mut self.board.notices) {
+            let stayed = |actor: &Actor| {
+                let since = actor.stays.get(&place).and_then(|stay| stay.since);
+                actor.user == user && since.is_some_and(|since| since <= self.rested)
+            };
+            let stayed = open.iter().any(|&at| stayed(&self.actors[at]));
+            assert!(!stayed, "{user} was in {place:?} all the time and is said to have come or left");
+        }
         for number in self.checked..self.board.publications.len() {
             self.check_publication(number, &open);
         }
@@ -241,6 +259,7 @@ impl Play {
             assert!(actor.missed <= actor.gaps, "actor {at} misses {} and was told {}", actor.missed, actor.gaps);
             self.actors[at].settle_all(self.board.turn);
         }
+        self.rested = self.board.turn;
         self.board.turn += 1;
         self.check_presence(&open);
     }
@@ -316,7 +335,8 @@ impl Play {
         for actor in &mut self.actors {
             actor.excuses.extend([4201, 1001, 503]);
         }
-        let open: Vec<usize> = (0..self.actors.len()).filter(|&at| self.actors[at].is_in_session()).collect();
+        let stays = |actor: &Actor| actor.is_in_session() && !actor.excuses.contains(&4002);
+        let open: Vec<usize> = (0..self.actors.len()).filter(|&at| stays(&self.actors[at])).collect();
         for host in 0..self.world.hosts.len() {
             self.world.tell(host, Event::Drain);
         }

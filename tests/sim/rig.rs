@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::client::{Client, Heard, Phase};
 use crate::codec::{self, Response};
 use crate::ops;
-use crate::world::{Faults, World};
+use crate::setup::Faults;
+use crate::world::World;
 
 pub struct Rig {
     pub world: World,

@@ -8,43 +8,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use ringgate::auth::{KeyMaterial, Verifier};
-use ringgate::config::{AuthMode, Config};
+use ringgate::config::Config;
 use ringgate::ids::{ConnectionId, ShardId};
 use ringgate::limits::{HANDOVER_LEFTOVER_BYTES_MAX, RECEIVE_BYTES, TICK_MS};
-use ringgate::protocol::permission::Permissions;
-use ringgate::settings::{Homes, Settings};
+use ringgate::settings::Settings;
 use ringgate::shard::event::{Action, Event, Gathered, Handover};
 use ringgate::shard::{Held, Shard};
 use ringgate::time::Now;
 
 use crate::net::{Lane, Socket};
-
-/// How awkward the world is.
-#[derive(Clone, Debug)]
-pub struct Faults {
-    /// Chance that a readable socket is not read in a turn.
-    pub skip: f64,
-    /// Chance that fewer bytes are read than are there.
-    pub short_read: f64,
-    /// Chance that fewer bytes are taken than would fit.
-    pub short_write: f64,
-    /// Chance, per event of a connection, that handling it panics.
-    pub panic: f64,
-    /// Turns that an envelope or a hand-over takes at most.
-    pub delay: u64,
-    /// Envelopes in the queue of one pair of shards.
-    pub lane: usize,
-    /// Chance that a lane takes nothing in a turn.
-    pub lane_stuck: f64,
-}
-
-impl Faults {
-    /// Everything works at once.
-    pub fn none() -> Self {
-        Faults { skip: 0.0, short_read: 0.0, short_write: 0.0, panic: 0.0, delay: 0, lane: 4096, lane_stuck: 0.0 }
-    }
-}
+use crate::setup::{Faults, settings};
 
 /// A row of the driver.
 #[derive(Clone, Copy, Debug)]
@@ -97,24 +70,6 @@ pub struct World {
     lanes: Vec<Vec<Lane>>,
     moving: Vec<Moving>,
     scratch: Vec<u8>,
-}
-
-/// Settings as `node` would make them.
-pub fn settings(config: Config, shards: u16, seed: u64) -> Arc<Settings> {
-    let verifier = (config.auth.mode == AuthMode::Jwt)
-        .then(|| Arc::new(Verifier::new(&config.auth, &KeyMaterial::default()).expect("a usable key")));
-    let permissions = match &config.auth.default_permissions {
-        Some(list) => Permissions::parse(list.iter().map(String::as_str)).expect("valid permissions"),
-        None => Permissions::defaults(config.auth.mode),
-    };
-    Arc::new(Settings {
-        verifier,
-        default_permissions: Arc::new(permissions),
-        node_id: "sim".to_owned(),
-        instance: seed as u32,
-        homes: Homes::new(shards, seed),
-        config,
-    })
 }
 
 impl World {

@@ -82,23 +82,6 @@ fn a_slow_reader_loses_what_may_be_lost_and_is_told() {
 }
 
 #[test]
-fn what_was_lost_of_a_room_that_was_left_is_told_without_its_name() {
-    let (mut rig, ann, bob, _) = with_a_slow_reader("");
-    // Its own leave is on the way when it falls behind.
-    for number in 0..6 {
-        rig.say(ann, message(number, "normal"));
-    }
-    rig.settle();
-    rig.say(ann, message(6, "droppable"));
-    rig.settle();
-    rig.deaf[bob] = false;
-    rig.settle();
-    let heard = rig.said(bob);
-    assert_eq!(heard.iter().filter(|m| m["type"] == "gap").count(), 1);
-    rig.assert_nothing_is_left();
-}
-
-#[test]
 fn over_the_hard_bound_it_is_closed() {
     let (mut rig, ann, bob, cleo) = with_a_slow_reader("");
     for number in 0..40 {
