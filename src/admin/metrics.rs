@@ -7,8 +7,12 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use super::process::Process;
 use super::text::Scrape;
+use crate::io::counters::Distributions;
 use crate::io::shards::Shared;
-use crate::shard::figures::{Figure, layout};
+use crate::shard::figures::{Figure, Spread, layout};
+
+/// Buckets of a histogram that are shown.
+const SHOWN_BOUNDS: usize = 25;
 
 /// What of the node itself is shown.
 #[derive(Debug)]
@@ -37,6 +41,7 @@ pub(super) fn render(node: &NodeFigures<'_>, shared: &Shared) -> String {
         feed_process(node);
         feed_shards(shared);
     });
+    feed_spreads(&scrape, shared);
     scrape.render()
 }
 
@@ -51,7 +56,7 @@ fn feed_node(node: &NodeFigures<'_>, shared: &Shared) {
     gauge!("ringgate_draining").set(f64::from(u8::from(node.draining)));
     describe_gauge!("ringgate_connections_reserved", "Connections of the process, as counted against the limit.");
     gauge!("ringgate_connections_reserved").set(shared.ceiling.used() as f64);
-    describe_gauge!("ringgate_connections_limit", "limits.connections; 0: none.");
+    describe_gauge!("ringgate_connections_limit", "The bound limits.connections; 0 is none.");
     gauge!("ringgate_connections_limit").set(node.connections_max as f64);
     describe_gauge!("ringgate_admin_connections", "Connections of the admin listener.");
     gauge!("ringgate_admin_connections").set(node.admin_connections as f64);
@@ -113,6 +118,46 @@ fn feed_shards(shared: &Shared) {
             counter!(name, label => figure.name).absolute(value);
         }
     }
+}
+
+/// What was counted in buckets does not pass the facade, which would want every value again.
+fn feed_spreads(scrape: &Scrape, shared: &Shared) {
+    const SPREADS: [Shown; Distributions::COUNT] = [
+        Shown {
+            name: "ringgate_loop_turn_seconds",
+            help: "How long a turn of the shard's loop took in which there was something to do.",
+            scale: 1e-6,
+        },
+        Shown {
+            name: "ringgate_flush_batch_connections",
+            help: "Connections written to by one batch of sends.",
+            scale: 1.0,
+        },
+    ];
+    for (shard, status) in shared.statuses.iter().enumerate() {
+        let row: Vec<u64> = status.spreads().collect();
+        for (shown, row) in SPREADS.iter().zip(row.chunks_exact(Spread::LEN)) {
+            feed_spread(scrape, shown, &shard.to_string(), row);
+        }
+    }
+}
+
+/// How a distribution is shown.
+struct Shown {
+    name: &'static str,
+    help: &'static str,
+    scale: f64,
+}
+
+fn feed_spread(scrape: &Scrape, shown: &Shown, shard: &str, row: &[u64]) {
+    let (Some(counts), Some(sum)) = (row.get(..Spread::BOUNDS), row.get(Spread::BOUNDS)) else { return };
+    let [bounded @ .., all] = counts else { return };
+    // From 8 to 134 seconds, where these are microseconds: what is beyond is in the last one.
+    let bounds = bounded.iter().enumerate().take(SHOWN_BOUNDS);
+    // Of a time, its microsecond may have been half over.
+    let whole = u64::from(shown.scale < 1.0);
+    let buckets = bounds.map(|(index, below)| ((Spread::bound(index) + whole) as f64 * shown.scale, *below));
+    scrape.buckets(shown.name, shown.help, ("shard", shard), buckets, *all, *sum as f64 * shown.scale);
 }
 
 fn feed_figure(figure: &Figure, shard: &str, value: u64) {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crossbeam::queue::ArrayQueue;
 
 use super::clock::{self, Ticker};
-use super::counters::Counters;
+use super::counters::{Counters, Distributions};
 use super::desk::Desk;
 use super::flush::Flush;
 use super::listener::Listener;
@@ -65,6 +65,7 @@ pub struct Reactor<P, M> {
     pub(super) rows: Rows,
     pub(super) now: Now,
     pub(super) counters: Counters,
+    pub(super) distributions: Distributions,
     pub(super) mesh: MeshPort<Envelope>,
     pub(super) handoff: HandoffPort,
     pub(super) shared: Arc<Shared>,
@@ -75,7 +76,7 @@ pub struct Reactor<P, M> {
     pub(super) unreserved: usize,
     commands: Arc<ArrayQueue<Command>>,
     desk: Rc<Desk>,
-    figures: Vec<u64>,
+    row: Vec<u64>,
     ticker: Ticker,
     ready: Vec<Ready>,
     pub(super) readable: VecDeque<u32>,
@@ -106,6 +107,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             rows: Rows::default(),
             now: clock::now(),
             counters: Counters::default(),
+            distributions: Distributions::default(),
             mesh,
             handoff,
             shared,
@@ -115,7 +117,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             unreserved: 0,
             commands,
             desk,
-            figures: Vec::new(),
+            row: Vec::new(),
             ticker,
             ready: Vec::new(),
             readable: VecDeque::new(),
@@ -133,6 +135,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     /// When the poller is broken: the shard cannot go on.
     pub fn turn(&mut self) -> io::Result<bool> {
         self.now = clock::now();
+        let began_us = clock::mono_us();
         self.counters.turns += 1;
         let mut busy = self.take_readiness()?;
         busy |= self.take_commands();
@@ -147,6 +150,9 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
         self.finish_closes()?;
         self.poller.submit()?;
         self.status().set_rows(self.rows.in_use());
+        if busy {
+            self.distributions.turn_us.record(clock::mono_us().saturating_sub(began_us));
+        }
         Ok(busy
             || !self.readable.is_empty()
             || self.listener.as_ref().is_some_and(|l| l.wants_accept(self.now.mono_ms)))
@@ -364,11 +370,9 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     fn tick(&mut self) {
         self.counters.doorbells = self.mesh.rings();
         self.counters.completion_overflows = self.poller.overflows();
-        let mut figures = std::mem::take(&mut self.figures);
-        figures.clear();
-        self.machine.figures(&mut figures);
-        self.status().publish(&self.counters, &figures);
-        self.figures = figures;
+        let mut row = std::mem::take(&mut self.row);
+        self.status().publish(&self.counters, &self.distributions, &self.machine, &mut row);
+        self.row = row;
         if let Some(listener) = &mut self.listener {
             listener.tick();
         }

@@ -24,6 +24,7 @@ mod deadlines;
 mod drain;
 pub mod event;
 pub mod figures;
+pub mod histogram;
 mod input;
 pub mod ip_table;
 pub mod limiter;
