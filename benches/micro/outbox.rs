@@ -56,18 +56,12 @@ pub(crate) fn outbox(bench: &Bench) {
         key = (key + 1) % 1000;
         // Well mixed, as the interface asks for.
         let hash = (key + 1u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let item = Item {
-            frame: small.clone(),
-            class: Class::Latest,
-            key: Some(hash ^ hash >> 31),
-            source: Source::Room(1),
-            queued_ms: 1,
-        };
+        let (key, source) = (Some(hash ^ hash >> 31), Source::Room(1));
+        let item = Item { class: Class::Latest, key, source, ..Item::normal(small.clone(), 1) };
         boxes.get_mut(handle).push(item, &LIMITS)
     });
     bench.run("outbox", "push `droppable`, throttled", 1, 0, || {
-        let item =
-            Item { frame: small.clone(), class: Class::Droppable, key: None, source: Source::Room(1), queued_ms: 1 };
+        let item = Item { class: Class::Droppable, source: Source::Room(1), ..Item::normal(small.clone(), 1) };
         boxes.get_mut(handle).push(item, &LIMITS)
     });
 }

@@ -102,10 +102,11 @@ fn publication(published: Published) -> Value {
 fn shard(info: &ShardInfo) -> Value {
     let mut value = Map::new();
     value.insert("shard".to_owned(), info.shard.0.into());
-    for (group, name, number) in &info.figures {
+    for (group, [name, also], number) in &info.figures {
         let group = value.entry(*group).or_insert_with(|| Value::Object(Map::new()));
         if let Some(group) = group.as_object_mut() {
-            group.insert((*name).to_owned(), (*number).into());
+            let dot = if also.is_empty() { "" } else { "." };
+            group.insert(format!("{name}{dot}{also}"), (*number).into());
         }
     }
     let room = |(name, census): &(Box<str>, crate::protocol::envelope::Census)| json!({ "room": name, "users": census.users, "connections": census.connections });

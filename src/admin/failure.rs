@@ -77,6 +77,11 @@ impl Failure {
         Failure::new(Code::BadRequest, message)
     }
 
+    /// Something is wrong with the HTTP itself.
+    pub(super) fn http(status: u16, message: impl Into<Cow<'static, str>>) -> Self {
+        Failure::new(Code::Http(status), message)
+    }
+
     /// The JSON object.
     pub(super) fn json(&self) -> serde_json::Value {
         serde_json::json!({ "error": Body { code: self.code.name(), message: &self.message } })
@@ -91,7 +96,7 @@ struct Body<'a> {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Failure::new(Code::Http(refusal.status), refusal.detail)
+        Failure::http(refusal.reason.status(), refusal.detail)
     }
 }
 

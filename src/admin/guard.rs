@@ -1,8 +1,9 @@
 //! The guard of the admin listener: decides by the bytes alone where a request begins and ends, and refuses whatever two readers could
 //! read differently. Only what it has passed reaches monoio-http's decoder. Pure.
 
+use super::failure::Failure;
 use crate::limits::{ADMIN_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
-use crate::ws::handshake::{Refusal, head_len};
+use crate::ws::handshake::head_len;
 
 /// Bytes of a chunk-size line.
 const CHUNK_LINE_BYTES_MAX: usize = 18;
@@ -36,11 +37,11 @@ const SINGLE: [&str; 7] =
 /// # Errors
 ///
 /// What is wrong with it; the connection must be closed after the answer, as nothing behind can be trusted.
-pub(super) fn head(bytes: &[u8], body_max: usize) -> Result<Option<Head>, Refusal> {
+pub(super) fn head(bytes: &[u8], body_max: usize) -> Result<Option<Head>, Failure> {
     let window = &bytes[..bytes.len().min(ADMIN_HEAD_BYTES_MAX)];
     let Some(len) = head_len(window)? else {
         return match bytes.len() >= ADMIN_HEAD_BYTES_MAX {
-            true => Err(Refusal::new(431, format!("the request head is over {ADMIN_HEAD_BYTES_MAX} bytes"))),
+            true => Err(Failure::http(431, format!("the request head is over {ADMIN_HEAD_BYTES_MAX} bytes"))),
             false => Ok(None),
         };
     };
@@ -49,37 +50,37 @@ pub(super) fn head(bytes: &[u8], body_max: usize) -> Result<Option<Head>, Refusa
     match request.parse(&bytes[..len]) {
         Ok(httparse::Status::Complete(parsed)) if parsed == len => {}
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(Refusal::new(431, format!("more than {HTTP_HEADERS_MAX} header fields")));
+            return Err(Failure::http(431, format!("more than {HTTP_HEADERS_MAX} header fields")));
         }
-        Err(httparse::Error::Version) => return Err(Refusal::new(505, "HTTP/1.1 is spoken here")),
-        _ => return Err(Refusal::new(400, "the request head is malformed")),
+        Err(httparse::Error::Version) => return Err(Failure::http(505, "HTTP/1.1 is spoken here")),
+        _ => return Err(Failure::http(400, "the request head is malformed")),
     }
     let one = |name: &str| {
         let mut values = request.headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value);
         (values.next(), values.next().is_some())
     };
     if let Some(name) = SINGLE.iter().find(|name| one(name).1) {
-        return Err(Refusal::new(400, format!("more than one {name}")));
+        return Err(Failure::http(400, format!("more than one {name}")));
     }
     let modern = request.version == Some(1);
     if modern && one("Host").0.is_none() {
-        return Err(Refusal::new(400, "Host is missing"));
+        return Err(Failure::http(400, "Host is missing"));
     }
     let target = request.path.unwrap_or_default();
     if !target.starts_with('/') || target.bytes().any(|b| !b.is_ascii_graphic() || b == b'#') {
-        return Err(Refusal::new(400, "the request target is malformed; expected a path"));
+        return Err(Failure::http(400, "the request target is malformed; expected a path"));
     }
     let body = match (one("Transfer-Encoding").0, one("Content-Length").0) {
-        (Some(_), Some(_)) => return Err(Refusal::new(400, "both Transfer-Encoding and Content-Length")),
+        (Some(_), Some(_)) => return Err(Failure::http(400, "both Transfer-Encoding and Content-Length")),
         (Some(coding), None) if modern && coding.eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
-        (Some(_), None) => return Err(Refusal::new(400, "Transfer-Encoding is not \"chunked\"")),
+        (Some(_), None) => return Err(Failure::http(400, "Transfer-Encoding is not \"chunked\"")),
         (None, Some(length)) => Framing::Length(body_length(length, body_max)?),
         (None, None) => Framing::Length(0),
     };
     let expects_continue = match one("Expect").0 {
         None => false,
         Some(value) if value.eq_ignore_ascii_case(b"100-continue") => modern && body != Framing::Length(0),
-        Some(_) => return Err(Refusal::new(417, "Expect is not \"100-continue\"")),
+        Some(_) => return Err(Failure::http(417, "Expect is not \"100-continue\"")),
     };
     let tokens = |header: &httparse::Header<'_>| -> Vec<Vec<u8>> {
         header.value.split(|b| *b == b',').map(|token| token.trim_ascii().to_ascii_lowercase()).collect()
@@ -93,20 +94,20 @@ pub(super) fn head(bytes: &[u8], body_max: usize) -> Result<Option<Head>, Refusa
     Ok(Some(Head { len, body, expects_continue, keep_alive }))
 }
 
-fn body_length(value: &[u8], max: usize) -> Result<usize, Refusal> {
+fn body_length(value: &[u8], max: usize) -> Result<usize, Failure> {
     // `parse` would take a sign.
     let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
     let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse::<usize>().ok());
     match length {
-        None => Err(Refusal::new(400, "Content-Length is malformed")),
+        None => Err(Failure::http(400, "Content-Length is malformed")),
         Some(length) if length > max => Err(too_large(max)),
         Some(length) => Ok(length),
     }
 }
 
 /// 413.
-fn too_large(max: usize) -> Refusal {
-    Refusal::new(413, format!("the body is over {max} bytes"))
+fn too_large(max: usize) -> Failure {
+    Failure::http(413, format!("the body is over {max} bytes"))
 }
 
 /// A chunked body that arrives: what it holds so far, without the framing. No chunk extensions, no trailers.
@@ -124,7 +125,7 @@ impl Chunks {
     /// # Errors
     ///
     /// Framing that is not exact, or a body that is too large.
-    pub(super) fn take(&mut self, input: &[u8], body: &mut Vec<u8>, max: usize) -> Result<(usize, bool), Refusal> {
+    pub(super) fn take(&mut self, input: &[u8], body: &mut Vec<u8>, max: usize) -> Result<(usize, bool), Failure> {
         const MALFORMED: &str = "the chunked body is malformed";
         let mut at = 0;
         loop {
@@ -133,7 +134,7 @@ impl Chunks {
                 return match rest {
                     [b'\r', b'\n', ..] => Ok((at + 2, true)),
                     [] | [b'\r'] => Ok((at, false)),
-                    _ => Err(Refusal::new(400, MALFORMED)),
+                    _ => Err(Failure::http(400, MALFORMED)),
                 };
             }
             if self.missing > 2 {
@@ -148,7 +149,7 @@ impl Chunks {
                 match rest {
                     [b'\r', b'\n', ..] => {}
                     [] | [b'\r'] => return Ok((at, false)),
-                    _ => return Err(Refusal::new(400, MALFORMED)),
+                    _ => return Err(Failure::http(400, MALFORMED)),
                 }
                 self.missing = 0;
                 at += 2;
@@ -156,7 +157,7 @@ impl Chunks {
                 let window = &rest[..rest.len().min(CHUNK_LINE_BYTES_MAX)];
                 let Some(end) = window.iter().position(|b| *b == b'\n') else {
                     return match rest.len() >= CHUNK_LINE_BYTES_MAX {
-                        true => Err(Refusal::new(400, MALFORMED)),
+                        true => Err(Failure::http(400, MALFORMED)),
                         false => Ok((at, false)),
                     };
                 };
@@ -164,7 +165,7 @@ impl Chunks {
                 let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
                 let digits = digits.filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
                 let size = digits.and_then(|digits| usize::from_str_radix(digits, 16).ok());
-                let size = size.ok_or_else(|| Refusal::new(400, MALFORMED))?;
+                let size = size.ok_or_else(|| Failure::http(400, MALFORMED))?;
                 if size > max.saturating_sub(body.len()) {
                     return Err(too_large(max));
                 }
@@ -181,7 +182,7 @@ mod tests {
     use super::*;
 
     fn status(head: &str) -> Result<Option<Head>, u16> {
-        super::head(head.as_bytes(), 1000).map_err(|refusal| refusal.status)
+        super::head(head.as_bytes(), 1000).map_err(|failure| failure.code.status())
     }
 
     #[test]
@@ -243,7 +244,8 @@ mod tests {
         let mut seen = 0;
         loop {
             seen = (seen + step).min(input.len());
-            let (taken, done) = chunks.take(&input[at..seen], &mut body, 20).map_err(|refusal| refusal.status)?;
+            let (taken, done) =
+                chunks.take(&input[at..seen], &mut body, 20).map_err(|failure| failure.code.status())?;
             at += taken;
             if done {
                 return Ok((body, at));

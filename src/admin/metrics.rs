@@ -9,6 +9,7 @@ use super::process::Process;
 use super::text::Scrape;
 use crate::io::counters::Distributions;
 use crate::io::shards::Shared;
+use crate::shard;
 use crate::shard::figures::{Figure, Spread, layout};
 
 /// Buckets of a histogram that are shown.
@@ -96,13 +97,14 @@ fn feed_process(node: &NodeFigures<'_>) {
 
 fn feed_shards(shared: &Shared) {
     let layout = layout();
-    let mut by_label: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut by_label: BTreeMap<(&str, [&str; 2]), u64> = BTreeMap::new();
     for (shard, status) in shared.statuses.iter().enumerate() {
         let shard = shard.to_string();
         for (figure, value) in layout.iter().zip(status.figures()) {
             match figure.group {
-                "held" | "counters" => feed_figure(figure, &shard, value),
-                _ => *by_label.entry((figure.group, figure.name)).or_default() += value,
+                "held" | "gauges" => feed_gauge(figure, &shard, value),
+                "counters" => feed_counter(figure, &shard, value),
+                _ => *by_label.entry((figure.group, figure.names)).or_default() += value,
             }
         }
         for (name, help, value) in status.counters().described() {
@@ -112,17 +114,79 @@ fn feed_shards(shared: &Shared) {
         }
     }
     for figure in &layout {
-        if let Some(value) = by_label.remove(&(figure.group, figure.name)) {
-            let (name, label) = labelled(figure.group);
-            describe_counter!(name, figure.help);
-            counter!(name, label => figure.name).absolute(value);
+        let Some(value) = by_label.remove(&(figure.group, figure.names)) else { continue };
+        let (name, keys) = labelled(figure.group);
+        describe_counter!(name, figure.help);
+        let labels: Vec<_> = keys.iter().copied().zip(figure.names).collect();
+        counter!(name, &labels).absolute(value);
+    }
+}
+
+fn feed_gauge(figure: &Figure, shard: &str, value: u64) {
+    let (name, value) = match figure.names[0] {
+        "rooms" => ("ringgate_shard_rooms".to_owned(), value as f64),
+        "channels" => ("ringgate_shard_channels".to_owned(), value as f64),
+        "home_rooms" => ("ringgate_rooms".to_owned(), value as f64),
+        "home_channels" => ("ringgate_channels".to_owned(), value as f64),
+        "outgoing" => ("ringgate_mesh_envelopes_waiting".to_owned(), value as f64),
+        "outstanding" => ("ringgate_mesh_envelopes_outstanding".to_owned(), value as f64),
+        "presence" => ("ringgate_presence_questions".to_owned(), value as f64),
+        "commands" => ("ringgate_api_commands".to_owned(), value as f64),
+        "connections" | "users" | "sessions" => (format!("ringgate_{}", figure.names[0]), value as f64),
+        "connecting" | "authenticating" | "moving" | "echoing" | "closing" | "throttled" | "paused_by_pressure" => {
+            (format!("ringgate_connections_{}", figure.names[0]), value as f64)
         }
+        "oldest_queued_ms" => ("ringgate_outbox_oldest_seconds".to_owned(), value as f64 / 1000.0),
+        "outboxes" => ("ringgate_outboxes".to_owned(), value as f64),
+        "pressure" => ("ringgate_pressure_level".to_owned(), value as f64),
+        other => match other.strip_suffix("_bytes") {
+            Some(of) => (format!("ringgate_memory_{of}_bytes"), value as f64),
+            None => (format!("ringgate_{other}"), value as f64),
+        },
+    };
+    let help = figure.help.replace("Milliseconds for which", "How long");
+    describe_gauge!(name.clone(), help);
+    gauge!(name, "shard" => shard.to_owned()).set(value);
+}
+
+fn feed_counter(figure: &Figure, shard: &str, value: u64) {
+    let name = match figure.names[0] {
+        name @ ("accepted" | "upgraded" | "authenticated" | "handed_over" | "adopted") => {
+            format!("ringgate_connections_{name}_total")
+        }
+        "bytes_received" => "ringgate_received_bytes_total".to_owned(),
+        "bytes_sent" => "ringgate_sent_bytes_total".to_owned(),
+        "conflated" => "ringgate_messages_conflated_total".to_owned(),
+        "rate_limited" => "ringgate_messages_rate_limited_total".to_owned(),
+        other => format!("ringgate_{other}_total"),
+    };
+    describe_counter!(name.clone(), figure.help);
+    counter!(name, "shard" => shard.to_owned()).absolute(value);
+}
+
+/// The family of a group that is counted by labels, and their names.
+fn labelled(group: &'static str) -> (&'static str, &'static [&'static str]) {
+    match group {
+        "closes" => ("ringgate_connections_closed_total", &["reason"]),
+        "dropped" => ("ringgate_messages_dropped_total", &["reason", "class"]),
+        "refusals" => ("ringgate_upgrades_refused_total", &["reason"]),
+        "pressure_levels" => ("ringgate_pressure_reached_total", &["level"]),
+        other => (other, &["name"]),
     }
 }
 
 /// What was counted in buckets does not pass the facade, which would want every value again.
 fn feed_spreads(scrape: &Scrape, shared: &Shared) {
-    const SPREADS: [Shown; Distributions::COUNT] = [
+    const OF_SHARD: [Shown; shard::counters::Distributions::COUNT] = [
+        Shown {
+            name: "ringgate_delivery_seconds",
+            help: "From reading a client's message to handing its last byte to the kernel for a receiver.",
+            scale: 1e-6,
+        },
+        Shown { name: "ringgate_handshake_seconds", help: "From accepting a connection to its 101.", scale: 1e-6 },
+        Shown { name: "ringgate_send_frames", help: "Frames that one send completed.", scale: 1.0 },
+    ];
+    const OF_DRIVER: [Shown; Distributions::COUNT] = [
         Shown {
             name: "ringgate_loop_turn_seconds",
             help: "How long a turn of the shard's loop took in which there was something to do.",
@@ -134,9 +198,10 @@ fn feed_spreads(scrape: &Scrape, shared: &Shared) {
             scale: 1.0,
         },
     ];
+    let figures = layout().len();
     for (shard, status) in shared.statuses.iter().enumerate() {
-        let row: Vec<u64> = status.spreads().collect();
-        for (shown, row) in SPREADS.iter().zip(row.chunks_exact(Spread::LEN)) {
+        let row: Vec<u64> = status.figures().skip(figures).chain(status.spreads()).collect();
+        for (shown, row) in OF_SHARD.iter().chain(&OF_DRIVER).zip(row.chunks_exact(Spread::LEN)) {
             feed_spread(scrape, shown, &shard.to_string(), row);
         }
     }
@@ -158,45 +223,4 @@ fn feed_spread(scrape: &Scrape, shown: &Shown, shard: &str, row: &[u64]) {
     let whole = u64::from(shown.scale < 1.0);
     let buckets = bounds.map(|(index, below)| ((Spread::bound(index) + whole) as f64 * shown.scale, *below));
     scrape.buckets(shown.name, shown.help, ("shard", shard), buckets, *all, *sum as f64 * shown.scale);
-}
-
-fn feed_figure(figure: &Figure, shard: &str, value: u64) {
-    if figure.group == "held" {
-        let name = match figure.name {
-            "rooms" => "ringgate_shard_rooms".to_owned(),
-            "channels" => "ringgate_shard_channels".to_owned(),
-            "home_rooms" => "ringgate_rooms".to_owned(),
-            "home_channels" => "ringgate_channels".to_owned(),
-            "outgoing" => "ringgate_mesh_envelopes_waiting".to_owned(),
-            "outstanding" => "ringgate_mesh_envelopes_outstanding".to_owned(),
-            "presence" => "ringgate_presence_questions".to_owned(),
-            "commands" => "ringgate_api_commands".to_owned(),
-            other => format!("ringgate_{other}"),
-        };
-        describe_gauge!(name.clone(), figure.help);
-        gauge!(name, "shard" => shard.to_owned()).set(value as f64);
-    } else {
-        let name = match figure.name {
-            "accepted" | "upgraded" | "authenticated" | "handed_over" | "adopted" => {
-                format!("ringgate_connections_{}_total", figure.name)
-            }
-            "bytes_received" => "ringgate_received_bytes_total".to_owned(),
-            "bytes_sent" => "ringgate_sent_bytes_total".to_owned(),
-            "conflated" => "ringgate_messages_conflated_total".to_owned(),
-            "rate_limited" => "ringgate_messages_rate_limited_total".to_owned(),
-            other => format!("ringgate_{other}_total"),
-        };
-        describe_counter!(name.clone(), figure.help);
-        counter!(name, "shard" => shard.to_owned()).absolute(value);
-    }
-}
-
-/// The family of a group that is counted by a label, and the label.
-fn labelled(group: &'static str) -> (&'static str, &'static str) {
-    match group {
-        "closes" => ("ringgate_connections_closed_total", "reason"),
-        "dropped" => ("ringgate_messages_dropped_total", "class"),
-        "refusals" => ("ringgate_upgrades_refused_total", "status"),
-        other => (other, "name"),
-    }
 }

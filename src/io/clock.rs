@@ -13,11 +13,12 @@ use crate::time::Now;
 
 /// One reading of both clocks.
 pub fn now() -> Now {
-    Now { mono_ms: millis(ClockId::Monotonic), unix_ms: millis(ClockId::Realtime) }
+    let monotonic = clock_gettime(ClockId::Monotonic);
+    let sub_us = (monotonic.tv_nsec as u64 / 1000 % 1000) as u16;
+    Now { mono_ms: millis(monotonic), unix_ms: millis(clock_gettime(ClockId::Realtime)), sub_us }
 }
 
-fn millis(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
+fn millis(time: Timespec) -> u64 {
     u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 

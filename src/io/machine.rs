@@ -4,7 +4,6 @@ use crate::ids::{ConnectionId, ShardId};
 use crate::protocol::envelope::Envelope;
 use crate::shard::Shard;
 use crate::shard::event::{Action, Event, Gathered};
-use crate::shard::figures;
 use crate::time::Now;
 
 /// The surface of [`Shard`] towards its driver; see [`event`](crate::shard::event) for the order of calls.
@@ -66,6 +65,6 @@ unsafe impl Machine for Shard {
         Shard::figures(self, row);
     }
     fn figures_len() -> usize {
-        figures::layout().len()
+        Shard::figures_len()
     }
 }

@@ -271,8 +271,8 @@ fn from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Connec
 pub struct ShardInfo {
     /// Which.
     pub shard: ShardId,
-    /// What it holds and what it has counted: group, name, value.
-    pub figures: Vec<(&'static str, &'static str, u64)>,
+    /// What it holds and what it has counted: group, name or labels, value.
+    pub figures: Vec<(&'static str, [&'static str; 2], u64)>,
     /// Its largest home rooms, with the connections in them.
     pub rooms: Vec<(Box<str>, Census)>,
 }
@@ -351,7 +351,7 @@ impl Report {
         match self {
             Report::Present(present) => present.users.iter().map(|(name, _)| name.len() + 24).sum(),
             Report::Found(found, _) => found.len() * size_of::<ConnectionInfo>(),
-            Report::Info(info) => info.figures.len() * 40 + info.rooms.len() * 64,
+            Report::Info(info) => info.figures.len() * 56 + info.rooms.len() * 64,
             Report::Delivered(_) | Report::Connections(_) | Report::Probed => 0,
         }
     }

@@ -1,10 +1,10 @@
 //! Time without timers: one column of deadlines, swept every tick; the rows that are due are looked at.
 
-use crate::error::CloseReason;
+use crate::error::{CloseReason, RefusalReason};
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
 use crate::shard::opening::after;
-use crate::shard::row::{Paused, State};
+use crate::shard::row::State;
 use crate::shard::session::row_expired;
 use crate::time::Now;
 use crate::ws::frame::{Opcode, server_frame};
@@ -27,13 +27,16 @@ impl Shard {
             self.due(slot, now);
         }
         self.advance_drain(now);
+        self.keep_house(now);
     }
 
     /// A row's deadline has come.
     fn due(&mut self, slot: u32, now: Now) {
         match self.connections.row(slot).state {
             State::Vacant => {}
-            State::Connecting => self.refuse(slot, &Refusal::new(408, "the request did not come in time"), now),
+            State::Connecting => {
+                self.refuse(slot, &Refusal::new(RefusalReason::Timeout, "the request did not come in time"), now);
+            }
             State::Authenticating => {
                 self.close(slot, CloseReason::Unauthorized, CloseReason::Unauthorized.text(), now);
             }
@@ -86,7 +89,7 @@ impl Shard {
         if self.drain_due(slot, now) {
             return Some(CloseReason::Draining);
         }
-        if row.paused.contains(Paused::THROTTLED) && after(row.throttled_ds, config.outbox.grace_ms) <= now_ds {
+        if row.is_behind() && after(row.throttled_ds, config.outbox.grace_ms) <= now_ds {
             return Some(CloseReason::SlowConsumer);
         }
         // While it is not read from, nothing can be heard from it.
@@ -116,7 +119,7 @@ impl Shard {
         if let Some(drained_ds) = self.drain_deadline(slot) {
             at = at.min(drained_ds);
         }
-        if row.paused.contains(Paused::THROTTLED) {
+        if row.is_behind() {
             at = at.min(after(row.throttled_ds, config.outbox.grace_ms));
         }
         if !row.paused.any() {

@@ -1,6 +1,6 @@
 //! An orderly end: everyone is told when to reconnect, and is closed at that moment; the moments are spread so that the next node is not run over.
 
-use crate::error::CloseReason;
+use crate::error::{CloseReason, RefusalReason};
 use crate::protocol::reply;
 use crate::shard::Shard;
 use crate::shard::event::Action;
@@ -30,7 +30,7 @@ pub(super) enum Drain {
 
 /// What a client is told that comes too late.
 pub(super) fn refusal() -> Refusal {
-    Refusal::new(503, "this node is draining").retry_after(RETRY_AFTER_S)
+    Refusal::new(RefusalReason::Draining, "this node is draining").retry_after(RETRY_AFTER_S)
 }
 
 impl Shard {

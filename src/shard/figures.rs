@@ -1,25 +1,27 @@
 //! All that a shard shows of itself, as one row of numbers in an order that never changes: the driver publishes it, the metrics read it.
 
-use crate::shard::counters::Counters;
+use crate::shard::counters::{Counters, Distributions};
+use crate::shard::gauges::Gauges;
 use crate::shard::histogram::Histogram;
 use crate::shard::{Held, Shard};
 
 /// What a number of the row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Figure {
-    /// `held`: how many there are now. Anything else only grows: `counters`, or what is counted by a label.
+    /// `held` and `gauges`: how many there are now. Anything else only grows: `counters`, or what is counted by labels.
     pub group: &'static str,
-    /// Its name, or its label.
-    pub name: &'static str,
+    /// Its name and an empty text, or its labels.
+    pub names: [&'static str; 2],
     /// What it is.
     pub help: &'static str,
 }
 
-/// What each number of [`Shard::figures`] is.
+/// What each number of [`Shard::figures`] is, but for the distributions behind them.
 pub fn layout() -> Vec<Figure> {
     let mut layout = Vec::new();
-    Held::default().each(|name, help, _| layout.push(Figure { group: "held", name, help }));
-    Counters::default().each(|group, name, help, _| layout.push(Figure { group, name, help }));
+    Held::default().each(|name, help, _| layout.push(Figure { group: "held", names: [name, ""], help }));
+    Gauges::default().each(|name, help, _| layout.push(Figure { group: "gauges", names: [name, ""], help }));
+    Counters::default().each(|group, names, help, _| layout.push(Figure { group, names, help }));
     layout
 }
 
@@ -48,10 +50,17 @@ impl Spread {
 }
 
 impl Shard {
-    /// Appends the numbers, in the order of [`layout`].
+    /// Appends the numbers, in the order of [`layout`]; behind them its [`Distributions`], each as a [`Spread`].
     pub fn figures(&self, row: &mut Vec<u64>) {
         self.held().each(|_, _, value| row.push(value));
-        self.connections.counters.each(|_, _, _, value| row.push(value));
+        self.gauges().each(|_, _, value| row.push(value));
+        self.counters().each(|_, _, _, value| row.push(value));
+        self.distributions().all().into_iter().for_each(|histogram| Spread::push(histogram, row));
+    }
+
+    /// How many numbers there are.
+    pub fn figures_len() -> usize {
+        layout().len() + Distributions::COUNT * Spread::LEN
     }
 }
 

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use crate::error::CloseReason;
 use crate::protocol::{ErrorCode, Request, parse};
 use crate::shard::Shard;
-use crate::shard::connections::{Manner, Shared};
+use crate::shard::delivery::Manner;
+use crate::shard::frames::Shared;
 use crate::shard::limiter::{Admit, RateLimits};
 use crate::shard::row::State;
 use crate::time::Now;
@@ -42,6 +43,7 @@ impl Shard {
         if let Some((_, state)) = extra.moving.as_mut() {
             state.leftover.extend_from_slice(data);
         }
+        self.connections.reweigh(slot);
     }
 
     fn decode(&mut self, slot: u32, data: &mut [u8], now: Now) {
@@ -87,8 +89,9 @@ impl Shard {
             self.put_back(slot, &mut own);
             if !decoder.is_idle() {
                 self.connections.row_mut(slot).decoder = Some(decoder);
-                return;
+                return self.connections.reweigh(slot);
             }
+            self.connections.reweigh(slot);
         }
         if self.spare_decoders.len() < SPARE_DECODERS_MAX {
             decoder.reset();

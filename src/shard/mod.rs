@@ -3,7 +3,7 @@
 //! Everything that decides anything is here; nothing here knows a socket, a clock, a thread or a lock. See [`event`] for how a driver
 //! turns it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,9 +21,12 @@ mod commands;
 mod connections;
 pub mod counters;
 mod deadlines;
+mod delivery;
 mod drain;
 pub mod event;
 pub mod figures;
+mod frames;
+pub mod gauges;
 pub mod histogram;
 mod input;
 pub mod ip_table;
@@ -32,7 +35,9 @@ mod opening;
 mod orders;
 pub mod outbox;
 mod presence;
+pub mod pressure;
 mod relay;
+mod relief;
 mod remembered;
 mod requests;
 mod routing;
@@ -41,15 +46,19 @@ mod search;
 mod session;
 mod topics;
 mod users;
+mod weights;
 
 use commands::Commands;
 use connections::Connections;
-use counters::Counters;
+use counters::{Counters, Distributions};
 use drain::Drain;
 use event::{Action, Event, Gathered};
+use gauges::Gauges;
 use ip_table::IpTable;
 use presence::Presence;
+use pressure::Pressure;
 use relay::Relay;
+use row::Paused;
 use topics::{HomeTopics, LocalTopics};
 use users::Users;
 
@@ -66,6 +75,11 @@ pub struct Shard {
     presence: Presence,
     commands: Commands,
     ips: IpTable,
+    pressure: Pressure,
+    /// Connections that are not read from for want of memory; some may have gone.
+    paused_by_pressure: Vec<ConnectionId>,
+    /// Connections that are opening or were, in the order in which they came.
+    opening_order: VecDeque<ConnectionId>,
     drain: Drain,
     message_ids: MessageIds,
     random: fastrand::Rng,
@@ -139,6 +153,9 @@ impl Shard {
             presence: Presence::default(),
             commands: Commands::default(),
             ips,
+            pressure: Pressure::new(settings.config.outbox.shard_budget),
+            paused_by_pressure: Vec::new(),
+            opening_order: VecDeque::new(),
             drain: Drain::Off,
             message_ids: MessageIds::new(id, settings.instance),
             default_permissions: Rc::new((*settings.default_permissions).clone()),
@@ -187,6 +204,7 @@ impl Shard {
             Event::Reload(settings) => self.reload(settings),
         }
         self.close_overflowed(now);
+        self.relieve(now);
     }
 
     /// The next thing the driver must do.
@@ -216,9 +234,12 @@ impl Shard {
     /// where all was taken and more is queued, the connection is dirty again.
     pub fn sent(&mut self, conn: ConnectionId, offered: usize, bytes: usize, now: Now) {
         if let Some(slot) = self.connections.find(conn) {
-            let flushed = self.connections.sent(slot, offered, bytes);
+            let flushed = self.connections.sent(slot, offered, bytes, now);
             if flushed.flows_again {
-                self.flows_again(slot, now);
+                self.connections.resume(slot, Paused::THROTTLED, now);
+            }
+            if flushed.has_gaps {
+                self.tell_gaps(slot, now);
             }
             if flushed.empty && self.connections.release_outbox(slot) {
                 self.flushed(slot);
@@ -257,6 +278,17 @@ impl Shard {
         &self.connections.counters
     }
 
+    /// What this shard has measured.
+    pub fn distributions(&self) -> &Distributions {
+        &self.connections.distributions
+    }
+
+    /// What this shard holds now, in numbers for the operator. Cheap: nothing is looked for.
+    pub fn gauges(&self) -> Gauges {
+        let (budget_bytes, pressure) = (self.pressure.budget(), self.pressure.level());
+        Gauges { budget_bytes, pressure, ..self.connections.gauges() }
+    }
+
     /// What this shard holds.
     pub fn held(&self) -> Held {
         use crate::protocol::envelope::Topic;
@@ -276,6 +308,7 @@ impl Shard {
 
     fn reload(&mut self, settings: Arc<Settings>) {
         self.connections.configure(&settings.config);
+        self.pressure.set_budget(settings.config.outbox.shard_budget);
         let limits = &settings.config.limits;
         self.ips.set_limits(limits.connections_per_ip, limits.connections_per_ip_window_ms);
         self.default_permissions = Rc::new((*settings.default_permissions).clone());

@@ -110,7 +110,7 @@ impl Shard {
             }
             let inside = self.membership(slot, Topic::Room, room);
             match (enter, inside) {
-                (true, None) if max == 0 || row.memberships.len() < max => {
+                (true, None) if (max == 0 || row.memberships.len() < max) && self.knows_or_may(Topic::Room, room) => {
                     self.enter(slot, Topic::Room, room, None, None, now);
                     changed += 1;
                 }
@@ -140,8 +140,9 @@ impl Shard {
 
     fn info(&self, rooms: usize) -> ShardInfo {
         let mut figures = Vec::with_capacity(96);
-        self.held().each(|name, _, value| figures.push(("held", name, value)));
-        self.connections.counters.each(|group, name, _, value| figures.push((group, name, value)));
+        self.held().each(|name, _, value| figures.push(("held", [name, ""], value)));
+        self.gauges().each(|name, _, value| figures.push(("gauges", [name, ""], value)));
+        self.counters().each(|group, names, _, value| figures.push((group, names, value)));
         ShardInfo { shard: self.id, figures, rooms: self.homes.largest(Topic::Room, rooms) }
     }
 }

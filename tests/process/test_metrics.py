@@ -60,7 +60,7 @@ def test_counters_tell_what_happened(own, connect):
     eventually(lambda: (m := admin.metrics()) and all(total(m, name) == n for name, n in expected.items()), str(expected))
     metrics = admin.metrics()
     assert value(metrics, 'ringgate_connections_closed_total{reason="peer_closed"}') == 1
-    assert value(metrics, 'ringgate_upgrades_refused_total{status="404"}') == 1
+    assert value(metrics, 'ringgate_upgrades_refused_total{reason="not_found"}') == 1
     assert total(metrics, "ringgate_received_bytes_total") > 500
     assert value(metrics, "ringgate_ready") == 1 and value(metrics, "ringgate_draining") == 0
 

@@ -24,6 +24,7 @@
 //! Absent here: sockets, timers, JSON. Time is stamped on each [`Item`] by the caller.
 
 mod conflate;
+mod frame;
 mod gaps;
 mod item;
 mod lanes;
@@ -38,8 +39,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+pub use frame::{Frame, Stored};
 pub use gaps::GAP_SOURCES_MAX;
-pub use item::{Item, OutboxLimits, Push, Source};
+pub use item::{Accepted, Item, OutboxLimits, Push, Source};
 pub use pool::Outboxes;
 pub use send::{Advance, COALESCE_BYTES_MAX};
 
@@ -92,7 +94,7 @@ pub struct Outbox {
 
 // Two cache lines: at 10,000 receivers of one message this is what is walked through.
 const _: () = assert!(size_of::<Outbox>() <= 128);
-const _: () = assert!(size_of::<Item>() <= 64);
+const _: () = assert!(size_of::<Item>() <= 40);
 
 impl Outbox {
     /// Queues a message by its class. Between [`gather`](Self::gather) and [`advance`](Self::advance) it never touches what was gathered.
@@ -127,7 +129,7 @@ impl Outbox {
         if self.closing != Closing::No {
             return;
         }
-        let item = Item { class: Class::Urgent, ..Item::normal(frame, 0) };
+        let item = Item { class: Class::Urgent, messages: 0, ..Item::normal(frame, 0) };
         if item.opcode() == OPCODE_CLOSE {
             self.closing = Closing::Now;
             self.discard_messages();
@@ -144,14 +146,46 @@ impl Outbox {
     pub fn push_last(&mut self, frame: Bytes, now_ms: u64) {
         if self.closing == Closing::No {
             self.closing = Closing::Last;
-            self.enqueue(Lane::Queue, Item::normal(frame, now_ms));
+            self.enqueue(Lane::Queue, Item { messages: 0, ..Item::normal(frame, now_ms) });
         }
     }
 
     /// Conflates `latest` messages and drops `droppable` ones that are queued already (but for the one that is next), flowing or not: for
     /// a shard that runs out of its budget. Gives the bytes freed; what was dropped is counted for the `gap`.
+    ///
+    /// Afterwards, while it is throttled, hardly anything that could be shed is queued: it need not be asked twice
+    /// ([`is_shed`](Self::is_shed)).
     pub fn shed(&mut self) -> usize {
+        let throttled = self.throttled;
+        self.side_mut().shed = throttled;
         self.conflate(true)
+    }
+
+    /// Whether shedding again is hardly worth it.
+    pub fn is_shed(&self) -> bool {
+        self.side.as_ref().is_some_and(|side| side.shed)
+    }
+
+    /// Memory held, in bytes: the frames in full, although they may be shared, and the rings. What counts for choosing who holds most.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes + self.capacity_bytes()
+    }
+
+    /// Memory held without the frames, in bytes.
+    #[inline]
+    pub fn capacity_bytes(&self) -> usize {
+        let side = self.side.as_ref().map_or(0, |side| side.capacity_bytes());
+        self.queue.capacity() * size_of::<Item>() + side
+    }
+
+    /// How many messages are queued, by class (joined ones as `Normal`): what closing it now would lose.
+    pub fn queued(&self) -> [u32; 4] {
+        let mut queued = [0; 4];
+        let side = self.side.iter().flat_map(|side| side.wire.iter().chain(&side.urgent));
+        for item in self.head.iter().chain(side).chain(&self.queue) {
+            queued[item.class as usize] += u32::from(item.messages);
+        }
+        queued
     }
 
     /// Bytes queued that the kernel has not taken yet.
@@ -263,6 +297,7 @@ impl Outbox {
     fn throttle(&mut self, now_ms: u32, limits: &OutboxLimits) {
         self.throttled = true;
         let side = self.side_mut();
+        side.shed = false;
         side.throttled_at_ms = now_ms;
         side.resume_below = limits.low;
         self.conflate(false);
