@@ -41,12 +41,16 @@ pub(super) struct Connections {
     pub(super) limits: OutboxLimits,
     /// The marks as configured.
     pub(super) limits_configured: OutboxLimits,
-    /// What each connection holds, frames in full.
+    /// What each connection has a part in that the shard is short of memory: what it does not take and does not finish.
     pub(super) weights: Weights,
     /// What the queued frames take up, each once.
     pub(super) stored: Stored,
     /// Bytes queued, over all outboxes.
     pub(super) queued_bytes: u64,
+    /// Bytes of their rings.
+    pub(super) ring_bytes: u64,
+    /// Bytes held by rows for what is incomplete.
+    partial_bytes: u64,
     states: [u32; State::COUNT],
     throttled: u32,
     paused_by_pressure: u32,
@@ -81,6 +85,8 @@ impl Connections {
             weights: Weights::default(),
             stored: Stored::default(),
             queued_bytes: 0,
+            ring_bytes: 0,
+            partial_bytes: 0,
             states: [0; State::COUNT],
             throttled: 0,
             paused_by_pressure: 0,
@@ -141,9 +147,11 @@ impl Connections {
         if row.outbox != NONE {
             let outbox = self.outboxes.get(row.outbox);
             self.queued_bytes -= outbox.bytes() as u64;
+            self.ring_bytes -= outbox.capacity_bytes() as u64;
             self.counters.drop_messages(DropReason::Closed, outbox.queued());
             self.outboxes.release(row.outbox);
         }
+        self.partial_bytes -= u64::from(row.partial_bytes);
         self.weights.set(slot, 0);
         self.deadlines[slot as usize] = NEVER;
         self.states[row.state as usize] -= 1;
@@ -153,27 +161,28 @@ impl Connections {
     }
 
     /// Adds up again what a connection holds. Call it after anything that changed that.
+    ///
+    /// What is queued weighs on a connection only once its socket has refused some of it: all others are flushed before this turn ends.
     #[inline]
     pub(super) fn reweigh(&mut self, slot: u32) {
-        let row = &self.rows[slot as usize];
-        let outbox = if row.outbox == NONE { 0 } else { self.outboxes.get(row.outbox).held_bytes() };
-        self.weights.set(slot, outbox + row.held_bytes());
+        let row = &mut self.rows[slot as usize];
+        let partial = row.held_bytes();
+        self.partial_bytes = self.partial_bytes - u64::from(row.partial_bytes) + partial as u64;
+        row.partial_bytes = partial as u32;
+        let stuck = row.blocked && row.outbox != NONE;
+        let stuck = if stuck { self.outboxes.get(row.outbox).held_bytes() } else { 0 };
+        self.weights.set(slot, partial + stuck);
     }
 
     /// Bytes held for all connections, each frame once: what counts against the budget.
     #[inline]
     pub(super) fn held_bytes(&self) -> u64 {
-        self.partial_bytes() + self.stored.bytes() + self.idle_bytes()
+        self.stored.bytes() + self.ring_bytes + self.partial_bytes + self.idle_bytes()
     }
 
     /// Bytes of capacity kept for reuse.
     fn idle_bytes(&self) -> u64 {
         (self.outboxes.idle_bytes() + self.deflaters.held_bytes()) as u64
-    }
-
-    /// Bytes held besides frames.
-    fn partial_bytes(&self) -> u64 {
-        self.weights.total().saturating_sub(self.queued_bytes)
     }
 
     /// The row of a connection that is still the one meant.
@@ -269,6 +278,13 @@ impl Connections {
         }
     }
 
+    /// The socket of a connection takes bytes again.
+    pub(super) fn unblock(&mut self, slot: u32) {
+        self.rows[slot as usize].blocked = false;
+        self.reweigh(slot);
+        self.mark_dirty(slot);
+    }
+
     /// The next connection to flush.
     pub(super) fn next_dirty(&mut self) -> Option<ConnectionId> {
         while let Some(conn) = self.dirty.pop_front() {
@@ -310,7 +326,8 @@ impl Connections {
             outboxes: self.outboxes.leased() as u32,
             queued_bytes: self.queued_bytes,
             stored_bytes: self.stored.bytes(),
-            partial_bytes: self.partial_bytes(),
+            ring_bytes: self.ring_bytes,
+            partial_bytes: self.partial_bytes,
             idle_bytes: self.idle_bytes(),
             held_bytes: self.held_bytes(),
             oldest_queued_ms: u64::from(self.oldest.age_ms.max(self.oldest.age_before_ms)),

@@ -146,11 +146,13 @@ impl Connections {
         if handle == NONE {
             handle = self.outboxes.lease();
             self.row_mut(slot).outbox = handle;
+            self.ring_bytes += self.outboxes.get(handle).capacity_bytes() as u64;
         }
         let outbox = self.outboxes.get_mut(handle);
-        let before = outbox.bytes() as u64;
+        let (bytes, ring) = (outbox.bytes() as u64, outbox.capacity_bytes() as u64);
         let result = change(outbox);
-        self.queued_bytes = self.queued_bytes - before + outbox.bytes() as u64;
+        self.queued_bytes = self.queued_bytes - bytes + outbox.bytes() as u64;
+        self.ring_bytes = self.ring_bytes - ring + outbox.capacity_bytes() as u64;
         self.reweigh(slot);
         result
     }
@@ -175,8 +177,9 @@ impl Connections {
         if handle == NONE {
             return Flushed { empty: true, ..Flushed::default() };
         }
-        let Connections { outboxes, counters, distributions, queued_bytes, limits, .. } = self;
+        let Connections { outboxes, counters, distributions, queued_bytes, ring_bytes, limits, .. } = self;
         let outbox = outboxes.get_mut(handle);
+        let ring = outbox.capacity_bytes() as u64;
         let advance = outbox.advance_each(bytes, |item| {
             counters.messages_delivered += u64::from(item.messages);
             if let Some(us) = item.accepted.latency_us(item.queued_ms, now) {
@@ -184,6 +187,7 @@ impl Connections {
             }
         });
         *queued_bytes -= bytes as u64;
+        *ring_bytes = *ring_bytes - ring + outbox.capacity_bytes() as u64;
         counters.bytes_sent += bytes as u64;
         counters.frames_sent += u64::from(advance.frames);
         if advance.frames > 0 {
@@ -202,6 +206,7 @@ impl Connections {
     pub(super) fn release_outbox(&mut self, slot: u32) -> bool {
         let handle = self.row(slot).outbox;
         if handle != NONE && self.outboxes.get(handle).is_empty() && !self.outboxes.get(handle).has_gaps() {
+            self.ring_bytes -= self.outboxes.get(handle).capacity_bytes() as u64;
             self.outboxes.release(handle);
             self.row_mut(slot).outbox = NONE;
             self.reweigh(slot);

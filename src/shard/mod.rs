@@ -185,8 +185,7 @@ impl Shard {
             }
             Event::Writable { conn } => {
                 if let Some(slot) = self.connections.find(conn) {
-                    self.connections.row_mut(slot).blocked = false;
-                    self.connections.mark_dirty(slot);
+                    self.connections.unblock(slot);
                 }
             }
             Event::Adopted { conn, state } => self.adopted(conn, state, now),

@@ -187,6 +187,8 @@ pub(super) struct Row {
     pub(super) throttled_ds: u32,
     /// Bytes that the filters of its subscriptions take up.
     pub(super) filter_bytes: u32,
+    /// [`Row::held_bytes`] as of the last time it was added up.
+    pub(super) partial_bytes: u32,
     pub(super) port: u16,
     pub(super) deflate: Option<DeflateParams>,
     pub(super) ip: IpAddr,
@@ -229,6 +231,7 @@ impl Row {
             last_message_ds: 0,
             throttled_ds: 0,
             filter_bytes: 0,
+            partial_bytes: 0,
             port: 0,
             deflate: None,
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
