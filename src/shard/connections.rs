@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::config::Config;
 use crate::ids::{ConnectionId, ShardId};
+use crate::shard::blocks::Blocks;
 use crate::shard::counters::{Counters, Distributions, DropReason};
 use crate::shard::event::Action;
 use crate::shard::frames::Deflaters;
@@ -26,7 +27,7 @@ const AGED_PER_TICK: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Connections {
     pub(super) shard: ShardId,
-    rows: Vec<Row>,
+    rows: Blocks<Row>,
     /// Tenths of a second since the shard's start at which the row wants to be looked at.
     deadlines: Vec<u32>,
     pub(super) outboxes: Outboxes,
@@ -67,7 +68,7 @@ impl Connections {
     pub(super) fn new(shard: ShardId, config: &Config, now: Now) -> Self {
         let mut made = Connections {
             shard,
-            rows: Vec::new(),
+            rows: Blocks::default(),
             deadlines: Vec::new(),
             outboxes: Outboxes::default(),
             dirty: VecDeque::new(),
@@ -118,26 +119,26 @@ impl Connections {
     /// Puts a connection into its row.
     pub(super) fn insert(&mut self, conn: ConnectionId, row: Row) {
         let slot = conn.slot as usize;
-        if slot >= self.rows.len() {
-            self.rows.resize_with(slot + 1, Row::vacant);
+        self.rows.reach(conn.slot, Row::vacant);
+        if slot >= self.deadlines.len() {
             self.deadlines.resize(slot + 1, NEVER);
         }
-        debug_assert_eq!(self.rows[slot].state, State::Vacant, "the driver hands out free rows");
+        debug_assert_eq!(self.rows[conn.slot].state, State::Vacant, "the driver hands out free rows");
         self.states[row.state as usize] += 1;
-        self.rows[slot] = row;
+        self.rows[conn.slot] = row;
         self.reweigh(conn.slot);
     }
 
     /// Moves a connection on in its life.
     pub(super) fn set_state(&mut self, slot: u32, state: State) {
-        let before = std::mem::replace(&mut self.rows[slot as usize].state, state);
+        let before = std::mem::replace(&mut self.rows[slot].state, state);
         self.states[before as usize] -= 1;
         self.states[state as usize] += 1;
     }
 
     /// Empties a row. The driver's socket is untouched.
     pub(super) fn remove(&mut self, slot: u32) -> Row {
-        let row = std::mem::replace(&mut self.rows[slot as usize], Row::vacant());
+        let row = std::mem::replace(&mut self.rows[slot], Row::vacant());
         if row.outbox != NONE {
             let outbox = self.outboxes.get(row.outbox);
             self.queued_bytes -= outbox.bytes() as u64;
@@ -155,7 +156,7 @@ impl Connections {
     /// Adds up again what a connection holds. Call it after anything that changed that.
     #[inline]
     pub(super) fn reweigh(&mut self, slot: u32) {
-        let row = &self.rows[slot as usize];
+        let row = &self.rows[slot];
         let outbox = if row.outbox == NONE { 0 } else { self.outboxes.get(row.outbox).held_bytes() };
         self.weights.set(slot, outbox + row.held_bytes());
     }
@@ -178,17 +179,17 @@ impl Connections {
 
     /// The row of a connection that is still the one meant.
     pub(super) fn find(&self, conn: ConnectionId) -> Option<u32> {
-        let row = self.rows.get(conn.slot as usize)?;
+        let row = self.rows.get(conn.slot)?;
         (conn.shard == self.shard && row.generation == conn.generation && row.state != State::Vacant)
             .then_some(conn.slot)
     }
 
     pub(super) fn row(&self, slot: u32) -> &Row {
-        &self.rows[slot as usize]
+        &self.rows[slot]
     }
 
     pub(super) fn row_mut(&mut self, slot: u32) -> &mut Row {
-        &mut self.rows[slot as usize]
+        &mut self.rows[slot]
     }
 
     pub(super) fn id(&self, slot: u32) -> ConnectionId {
@@ -198,13 +199,13 @@ impl Connections {
     /// Every row in use.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> + use<> {
         let used: Vec<u32> =
-            (0..self.rows.len() as u32).filter(|s| self.rows[*s as usize].state != State::Vacant).collect();
+            (0..self.rows.len()).filter(|s| self.rows[*s].state != State::Vacant).collect();
         used.into_iter()
     }
 
     /// Rows, free ones included.
     pub(super) fn capacity(&self) -> u32 {
-        self.rows.len() as u32
+        self.rows.len()
     }
 
     pub(super) fn set_deadline(&mut self, slot: u32, at_ds: u32) {
@@ -224,7 +225,7 @@ impl Connections {
 
     pub(super) fn pause(&mut self, slot: u32, why: Paused) {
         let conn = self.id(slot);
-        let row = &mut self.rows[slot as usize];
+        let row = &mut self.rows[slot];
         if row.paused.contains(why) {
             return;
         }
@@ -238,7 +239,7 @@ impl Connections {
 
     pub(super) fn resume(&mut self, slot: u32, why: Paused, now: Now) {
         let (conn, now_ds) = (self.id(slot), self.ds(now));
-        let row = &mut self.rows[slot as usize];
+        let row = &mut self.rows[slot];
         if !row.paused.contains(why) {
             return;
         }
