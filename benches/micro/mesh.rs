@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use ringgate::ids::{ConnectionId, ShardId};
-use ringgate::mesh::{self, Bells, MeshPort};
+use ringgate::mesh::{self, Bells, DRAIN_PARCELS, MeshPort};
 use ringgate::protocol::envelope::Envelope;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -29,7 +29,7 @@ pub(crate) fn mesh(bench: &Bench) {
                 }
             }
             a.ring(B);
-            b.drain(|_, envelope| {
+            b.drain(DRAIN_PARCELS, |_, envelope| {
                 black_box(envelope);
             })
         });
@@ -37,7 +37,7 @@ pub(crate) fn mesh(bench: &Bench) {
     bench.run("mesh", "push 1 of 256 B, ring an awake shard, drain", 1, 0, || {
         let _ = black_box(a.push(B, envelope(256)));
         a.ring(B);
-        b.drain(|_, envelope| {
+        b.drain(DRAIN_PARCELS, |_, envelope| {
             black_box(envelope);
         })
     });
@@ -46,7 +46,7 @@ pub(crate) fn mesh(bench: &Bench) {
         let _ = black_box(a.push(B, envelope(0)));
         a.ring(B);
         b.awake();
-        b.drain(|_, envelope| {
+        b.drain(DRAIN_PARCELS, |_, envelope| {
             black_box(envelope);
         })
     });
@@ -60,7 +60,7 @@ fn across(bench: &Bench) {
         let mut stop = false;
         while !stop {
             let mut came = 0;
-            b.drain(|_, envelope| {
+            b.drain(DRAIN_PARCELS, |_, envelope| {
                 came += 1;
                 stop |= envelope.payload_bytes() >= STOP_BYTES;
             });
@@ -88,7 +88,7 @@ fn across(bench: &Bench) {
 fn receive(port: &mut MeshPort<Envelope>) {
     let mut came = false;
     while !came {
-        port.drain(|_, _| came = true);
+        port.drain(DRAIN_PARCELS, |_, _| came = true);
         if !came {
             wait(port);
         }

@@ -20,6 +20,8 @@ use crate::time::Now;
 /// A deadline that never comes.
 pub(super) const NEVER: u32 = u32::MAX;
 
+/// Every so many-th connection to be flushed is one of the bulk, however many others there are.
+const BULK_SHARE: u32 = 4;
 /// Outboxes asked for their oldest message per tick.
 const AGED_PER_TICK: usize = 1024;
 
@@ -31,7 +33,10 @@ pub(super) struct Connections {
     /// Tenths of a second since the shard's start at which the row wants to be looked at.
     deadlines: Vec<u32>,
     pub(super) outboxes: Outboxes,
+    /// To be flushed: first those whom a message was meant for, then those who get what very many get.
     dirty: VecDeque<ConnectionId>,
+    bulk: VecDeque<ConnectionId>,
+    picks: u32,
     pub(super) actions: VecDeque<Action>,
     /// Connections whose outbox ran over while something was being delivered; closed when that is done.
     pub(super) overflowed: Vec<u32>,
@@ -72,6 +77,8 @@ impl Connections {
             deadlines: Vec::new(),
             outboxes: Outboxes::default(),
             dirty: VecDeque::new(),
+            bulk: VecDeque::new(),
+            picks: 0,
             actions: VecDeque::new(),
             overflowed: Vec::new(),
             counters: Counters::default(),
@@ -198,8 +205,7 @@ impl Connections {
 
     /// Every row in use.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> + use<> {
-        let used: Vec<u32> =
-            (0..self.rows.len()).filter(|s| self.rows[*s].state != State::Vacant).collect();
+        let used: Vec<u32> = (0..self.rows.len()).filter(|s| self.rows[*s].state != State::Vacant).collect();
         used.into_iter()
     }
 
@@ -254,29 +260,50 @@ impl Connections {
         }
     }
 
-    /// Puts a connection on the dirty list, unless it is there or waits for its socket.
+    /// The outbox of a connection, where it has one.
+    pub(super) fn outbox_of(&self, slot: u32) -> Option<&crate::shard::outbox::Outbox> {
+        let handle = self.row(slot).outbox;
+        (handle != NONE).then(|| self.outboxes.get(handle))
+    }
+
+    /// Puts a connection on the list to flush, unless it is there or waits for its socket.
     pub(super) fn mark_dirty(&mut self, slot: u32) {
         let conn = self.id(slot);
         let row = self.row_mut(slot);
-        if !row.dirty && !row.blocked {
-            row.dirty = true;
+        if (!row.dirty || row.bulk) && !row.blocked {
+            // What it leaves behind in the other list finds the mark gone.
+            (row.dirty, row.bulk) = (true, false);
             self.dirty.push_back(conn);
+        }
+    }
+
+    /// As [`Connections::mark_dirty`], but for one of very many: they do not keep the others waiting.
+    pub(super) fn mark_bulk(&mut self, slot: u32) {
+        let conn = self.id(slot);
+        let row = self.row_mut(slot);
+        if !row.dirty && !row.blocked {
+            (row.dirty, row.bulk) = (true, true);
+            self.bulk.push_back(conn);
         }
     }
 
     /// The next connection to flush.
     pub(super) fn next_dirty(&mut self) -> Option<ConnectionId> {
-        while let Some(conn) = self.dirty.pop_front() {
-            if let Some(slot) = self.find(conn) {
-                self.row_mut(slot).dirty = false;
+        loop {
+            self.picks = self.picks.wrapping_add(1);
+            let bulk = self.dirty.is_empty() || self.picks.is_multiple_of(BULK_SHARE) && !self.bulk.is_empty();
+            let conn = if bulk { self.bulk.pop_front()? } else { self.dirty.pop_front()? };
+            let Some(slot) = self.find(conn) else { continue };
+            let row = self.row_mut(slot);
+            if row.dirty && row.bulk == bulk {
+                (row.dirty, row.bulk) = (false, false);
                 return Some(conn);
             }
         }
-        None
     }
 
     pub(super) fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || !self.bulk.is_empty()
     }
 
     /// Goes on looking for the oldest queued message.

@@ -2,6 +2,7 @@
 
 use crate::ids::{ConnectionId, MessageId, ShardId};
 use crate::protocol::class::Class;
+use crate::protocol::command::Tally;
 use crate::protocol::envelope::{Envelope, Publication, ReplyTo, Topic};
 use crate::protocol::reply::{self, OkFields, Status};
 use crate::protocol::tags::Tags;
@@ -14,6 +15,9 @@ use crate::shard::requests::place_fields;
 use crate::shard::row::{Paused, State};
 use crate::time::Now;
 use crate::ws::frame::{Opcode, server_frame_with};
+
+/// Members of a topic on one shard from which on its messages are flushed after those of others.
+const BULK_MEMBERS_MIN: usize = 512;
 
 impl Shard {
     /// Takes an envelope, from another shard or from this one itself.
@@ -53,7 +57,7 @@ impl Shard {
             }
             Envelope::Broadcast { publication } => {
                 let debt = self.relay.debt(from, bytes);
-                self.deliver_to_all(publication, now);
+                let _tally = self.deliver_to_all(publication, now);
                 self.settle(debt, now);
             }
             Envelope::Deliver { topic, name, publication, except, except_user } => {
@@ -76,6 +80,9 @@ impl Shard {
                     self.address_answered(slot, retry_after_s, now);
                 }
             }
+            Envelope::Order { ticket, order } => self.ordered(from, ticket, *order, now),
+            Envelope::Confirm { to, ticket, report } => self.confirm(to, ticket, *report, None, now),
+            Envelope::Report { ticket, report } => self.reported(ticket, *report, now),
             Envelope::Credit { envelopes, bytes } => {
                 let ready = self.relay.restore(from, envelopes, bytes);
                 self.go_on(ready, now);
@@ -99,11 +106,11 @@ impl Shard {
     }
 
     /// Delivers to every connection of a user at home here.
-    fn deliver_to_user(&mut self, user: &str, publication: Publication, now: Now) -> Status {
+    pub(super) fn deliver_to_user(&mut self, user: &str, publication: Publication, now: Now) -> Status {
         let Some(index) = self.users.find(user) else { return Status::Offline };
         let Publication { frame, class, key, accepted_us, .. } = publication;
         let mut frame = Shared::new(frame);
-        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now) };
+        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now), bulk: false };
         let mut accepted = false;
         for &slot in &self.users.get(index).connections {
             accepted |= self.connections.push(slot, &mut frame, manner, now);
@@ -113,7 +120,7 @@ impl Shard {
 
     /// At the home of a topic: to the shards that have anyone in it.
     #[expect(clippy::too_many_arguments, reason = "they are the fields of one envelope")]
-    fn fan_out(
+    pub(super) fn fan_out(
         &mut self,
         topic: Topic,
         name: &str,
@@ -165,7 +172,8 @@ impl Shard {
             Topic::Room => Source::Room(index),
             Topic::Channel => Source::Channel(index),
         };
-        let manner = Manner { class, key, source, accepted: accepted_at(accepted_us, now) };
+        let bulk = self.topics.get(index).members.len() >= BULK_MEMBERS_MIN;
+        let manner = Manner { class, key, source, accepted: accepted_at(accepted_us, now), bulk };
         let except_slot = except.and_then(|conn| self.connections.find(conn));
         let except_user = except_user.and_then(|user| self.users.find(user));
         let no_tags = Tags::default();
@@ -181,16 +189,21 @@ impl Shard {
         }
     }
 
-    /// Delivers to every session of this shard.
-    fn deliver_to_all(&mut self, publication: Publication, now: Now) {
+    /// Delivers to every session of this shard, and counts them.
+    pub(super) fn deliver_to_all(&mut self, publication: Publication, now: Now) -> Tally {
         let Publication { frame, class, key, accepted_us, .. } = publication;
         let mut frame = Shared::new(frame);
-        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now) };
+        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now), bulk: true };
+        let mut tally = Tally::default();
         for slot in 0..self.connections.capacity() {
             if self.connections.row(slot).state == State::Active {
-                self.connections.push(slot, &mut frame, manner, now);
+                match self.connections.push(slot, &mut frame, manner, now) {
+                    true => tally.delivered += 1,
+                    false => tally.dropped += 1,
+                }
             }
         }
+        tally
     }
 
     /// Whether coming and going is told in a room of that many users.

@@ -299,9 +299,7 @@ impl Poller for Uring {
                 true => opcode::Send::new(types::Fixed(slot), send.data, send.len as u32).flags(flags).build(),
                 false => opcode::Send::new(types::Fd(send.fd), send.data, send.len as u32).flags(flags).build(),
             };
-            let entry = entry
-                .flags(squeue::Flags::SKIP_SUCCESS)
-                .user_data(KIND_SEND << KIND_SHIFT | i as u64);
+            let entry = entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(KIND_SEND << KIND_SHIFT | i as u64);
             // SAFETY: the caller keeps the bytes in place until we return, and the batch is complete before that.
             unsafe { self.push(&entry)? };
         }
