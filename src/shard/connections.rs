@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::config::Config;
 use crate::ids::{ConnectionId, ShardId};
+use crate::shard::blocks::Blocks;
 use crate::shard::counters::{Counters, Distributions, DropReason};
 use crate::shard::event::Action;
 use crate::shard::frames::Deflaters;
@@ -19,6 +20,8 @@ use crate::time::Now;
 /// A deadline that never comes.
 pub(super) const NEVER: u32 = u32::MAX;
 
+/// Every so many-th connection to be flushed is one of the bulk, however many others there are.
+const BULK_SHARE: u32 = 4;
 /// Outboxes asked for their oldest message per tick.
 const AGED_PER_TICK: usize = 1024;
 
@@ -26,11 +29,14 @@ const AGED_PER_TICK: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Connections {
     pub(super) shard: ShardId,
-    rows: Vec<Row>,
+    rows: Blocks<Row>,
     /// Tenths of a second since the shard's start at which the row wants to be looked at.
     deadlines: Vec<u32>,
     pub(super) outboxes: Outboxes,
+    /// To be flushed: first those whom a message was meant for, then those who get what very many get.
     dirty: VecDeque<ConnectionId>,
+    bulk: VecDeque<ConnectionId>,
+    picks: u32,
     pub(super) actions: VecDeque<Action>,
     /// Connections whose outbox ran over while something was being delivered; closed when that is done.
     pub(super) overflowed: Vec<u32>,
@@ -71,10 +77,12 @@ impl Connections {
     pub(super) fn new(shard: ShardId, config: &Config, now: Now) -> Self {
         let mut made = Connections {
             shard,
-            rows: Vec::new(),
+            rows: Blocks::default(),
             deadlines: Vec::new(),
             outboxes: Outboxes::default(),
             dirty: VecDeque::new(),
+            bulk: VecDeque::new(),
+            picks: 0,
             actions: VecDeque::new(),
             overflowed: Vec::new(),
             counters: Counters::default(),
@@ -124,26 +132,26 @@ impl Connections {
     /// Puts a connection into its row.
     pub(super) fn insert(&mut self, conn: ConnectionId, row: Row) {
         let slot = conn.slot as usize;
-        if slot >= self.rows.len() {
-            self.rows.resize_with(slot + 1, Row::vacant);
+        self.rows.reach(conn.slot, Row::vacant);
+        if slot >= self.deadlines.len() {
             self.deadlines.resize(slot + 1, NEVER);
         }
-        debug_assert_eq!(self.rows[slot].state, State::Vacant, "the driver hands out free rows");
+        debug_assert_eq!(self.rows[conn.slot].state, State::Vacant, "the driver hands out free rows");
         self.states[row.state as usize] += 1;
-        self.rows[slot] = row;
+        self.rows[conn.slot] = row;
         self.reweigh(conn.slot);
     }
 
     /// Moves a connection on in its life.
     pub(super) fn set_state(&mut self, slot: u32, state: State) {
-        let before = std::mem::replace(&mut self.rows[slot as usize].state, state);
+        let before = std::mem::replace(&mut self.rows[slot].state, state);
         self.states[before as usize] -= 1;
         self.states[state as usize] += 1;
     }
 
     /// Empties a row. The driver's socket is untouched.
     pub(super) fn remove(&mut self, slot: u32) -> Row {
-        let row = std::mem::replace(&mut self.rows[slot as usize], Row::vacant());
+        let row = std::mem::replace(&mut self.rows[slot], Row::vacant());
         if row.outbox != NONE {
             let outbox = self.outboxes.get(row.outbox);
             self.queued_bytes -= outbox.bytes() as u64;
@@ -165,7 +173,7 @@ impl Connections {
     /// What is queued weighs on a connection only once its socket has refused some of it: all others are flushed before this turn ends.
     #[inline]
     pub(super) fn reweigh(&mut self, slot: u32) {
-        let row = &mut self.rows[slot as usize];
+        let row = &mut self.rows[slot];
         let partial = row.held_bytes();
         self.partial_bytes = self.partial_bytes - u64::from(row.partial_bytes) + partial as u64;
         row.partial_bytes = partial as u32;
@@ -187,17 +195,17 @@ impl Connections {
 
     /// The row of a connection that is still the one meant.
     pub(super) fn find(&self, conn: ConnectionId) -> Option<u32> {
-        let row = self.rows.get(conn.slot as usize)?;
+        let row = self.rows.get(conn.slot)?;
         (conn.shard == self.shard && row.generation == conn.generation && row.state != State::Vacant)
             .then_some(conn.slot)
     }
 
     pub(super) fn row(&self, slot: u32) -> &Row {
-        &self.rows[slot as usize]
+        &self.rows[slot]
     }
 
     pub(super) fn row_mut(&mut self, slot: u32) -> &mut Row {
-        &mut self.rows[slot as usize]
+        &mut self.rows[slot]
     }
 
     pub(super) fn id(&self, slot: u32) -> ConnectionId {
@@ -206,14 +214,13 @@ impl Connections {
 
     /// Every row in use.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> + use<> {
-        let used: Vec<u32> =
-            (0..self.rows.len() as u32).filter(|s| self.rows[*s as usize].state != State::Vacant).collect();
+        let used: Vec<u32> = (0..self.rows.len()).filter(|s| self.rows[*s].state != State::Vacant).collect();
         used.into_iter()
     }
 
     /// Rows, free ones included.
     pub(super) fn capacity(&self) -> u32 {
-        self.rows.len() as u32
+        self.rows.len()
     }
 
     pub(super) fn set_deadline(&mut self, slot: u32, at_ds: u32) {
@@ -233,7 +240,7 @@ impl Connections {
 
     pub(super) fn pause(&mut self, slot: u32, why: Paused) {
         let conn = self.id(slot);
-        let row = &mut self.rows[slot as usize];
+        let row = &mut self.rows[slot];
         if row.paused.contains(why) {
             return;
         }
@@ -247,7 +254,7 @@ impl Connections {
 
     pub(super) fn resume(&mut self, slot: u32, why: Paused, now: Now) {
         let (conn, now_ds) = (self.id(slot), self.ds(now));
-        let row = &mut self.rows[slot as usize];
+        let row = &mut self.rows[slot];
         if !row.paused.contains(why) {
             return;
         }
@@ -268,36 +275,51 @@ impl Connections {
         (handle != NONE).then(|| self.outboxes.get(handle))
     }
 
-    /// Puts a connection on the dirty list, unless it is there or waits for its socket.
+    /// Puts a connection on the list to flush, unless it is there or waits for its socket.
     pub(super) fn mark_dirty(&mut self, slot: u32) {
         let conn = self.id(slot);
         let row = self.row_mut(slot);
-        if !row.dirty && !row.blocked {
-            row.dirty = true;
+        if (!row.dirty || row.bulk) && !row.blocked {
+            // What it leaves behind in the other list finds the mark gone.
+            (row.dirty, row.bulk) = (true, false);
             self.dirty.push_back(conn);
         }
     }
 
     /// The socket of a connection takes bytes again.
     pub(super) fn unblock(&mut self, slot: u32) {
-        self.rows[slot as usize].blocked = false;
+        self.rows[slot].blocked = false;
         self.reweigh(slot);
         self.mark_dirty(slot);
     }
 
+    /// As [`Connections::mark_dirty`], but for one of very many: they do not keep the others waiting.
+    pub(super) fn mark_bulk(&mut self, slot: u32) {
+        let conn = self.id(slot);
+        let row = self.row_mut(slot);
+        if !row.dirty && !row.blocked {
+            (row.dirty, row.bulk) = (true, true);
+            self.bulk.push_back(conn);
+        }
+    }
+
     /// The next connection to flush.
     pub(super) fn next_dirty(&mut self) -> Option<ConnectionId> {
-        while let Some(conn) = self.dirty.pop_front() {
-            if let Some(slot) = self.find(conn) {
-                self.row_mut(slot).dirty = false;
+        loop {
+            self.picks = self.picks.wrapping_add(1);
+            let bulk = self.dirty.is_empty() || self.picks.is_multiple_of(BULK_SHARE) && !self.bulk.is_empty();
+            let conn = if bulk { self.bulk.pop_front()? } else { self.dirty.pop_front()? };
+            let Some(slot) = self.find(conn) else { continue };
+            let row = self.row_mut(slot);
+            if row.dirty && row.bulk == bulk {
+                (row.dirty, row.bulk) = (false, false);
                 return Some(conn);
             }
         }
-        None
     }
 
     pub(super) fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || !self.bulk.is_empty()
     }
 
     /// Goes on looking for the oldest queued message.

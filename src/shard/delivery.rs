@@ -28,12 +28,14 @@ pub(super) struct Manner {
     pub(super) key: Option<u64>,
     pub(super) source: Source,
     pub(super) accepted: Accepted,
+    /// It goes to very many: whoever else has something to send goes first.
+    pub(super) bulk: bool,
 }
 
 impl Manner {
     /// For what the gateway itself says: kept, in order.
     pub(super) const PLAIN: Manner =
-        Manner { class: Class::Normal, key: None, source: Source::None, accepted: Accepted::UNMEASURED };
+        Manner { class: Class::Normal, key: None, source: Source::None, accepted: Accepted::UNMEASURED, bulk: false };
 }
 
 /// What a send has changed.
@@ -107,7 +109,11 @@ impl Connections {
             self.counters.messages_pushed += 1;
             self.row_mut(slot).sent_messages += 1;
         }
-        self.mark_dirty(slot);
+        if manner.bulk {
+            self.mark_bulk(slot)
+        } else {
+            self.mark_dirty(slot)
+        }
         accepted
     }
 
@@ -197,7 +203,7 @@ impl Connections {
         let has_gaps = caught_up && outbox.has_gaps();
         self.reweigh(slot);
         if !advance.empty {
-            self.mark_dirty(slot);
+            self.mark_bulk(slot);
         }
         Flushed { empty: advance.empty, flows_again: advance.now_flowing, has_gaps }
     }

@@ -17,6 +17,7 @@ use crate::time::Now;
 use crate::ws::deflate::Inflater;
 use crate::ws::message::{Decoder, DecoderConfig};
 
+mod blocks;
 mod commands;
 mod connections;
 pub mod counters;

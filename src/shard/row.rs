@@ -157,8 +157,10 @@ pub(super) struct Row {
     pub(super) paused: Paused,
     /// Why it is closing.
     pub(super) reason: CloseReason,
-    /// In the list of connections to flush.
+    /// In a list of connections to flush.
     pub(super) dirty: bool,
+    /// In the list of those that come second.
+    pub(super) bulk: bool,
     /// The kernel took less than it was offered: wait until it is writable.
     pub(super) blocked: bool,
     /// The client asked for `batch` messages.
@@ -217,6 +219,7 @@ impl Row {
             paused: Paused::default(),
             reason: CloseReason::PeerGone,
             dirty: false,
+            bulk: false,
             blocked: false,
             batch: false,
             protocol_named: false,
