@@ -158,7 +158,7 @@ impl Shard {
         let now_ds = self.connections.ds(now);
         let mut state = *state;
         let mut row = Row::open(conn.generation, State::Authenticating, state.peer, now_ds);
-        row.user_agent = state.user_agent.and_then(|text| self.intern_user_agent(&text));
+        row.user_agent = state.user_agent.as_deref().and_then(|text| self.intern_user_agent(text));
         row.protocol_named = state.protocol_named;
         row.batch = state.batch;
         row.deflate = state.deflate;

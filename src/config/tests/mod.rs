@@ -101,7 +101,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("deflate.level", "9", "9"),
     ("echo.enabled", "true", "true"),
     ("api.keys", "[\"one\", \"two\"]", "one,two"),
-    ("api.hosts", "[\"gw.internal\"]", "gw.internal"),
+    ("api.hosts", "[\"gate.example\", \"10.0.0.1\"]", "gate.example,10.0.0.1"),
     ("hooks.url", "\"http://127.0.0.1:9000/events\"", "http://127.0.0.1:9000/events"),
     ("hooks.events", "[\"join\", \"message\"]", "join,message"),
     ("hooks.secret", "\"hush\"", "hush"),
