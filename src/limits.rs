@@ -101,6 +101,8 @@ pub const API_LIST_MAX: u32 = 1000;
 pub const API_BATCH_MAX: usize = 10_000;
 /// Users that one `publish` of the server API may name.
 pub const API_USERS_MAX: usize = 10_000;
+/// Bytes of happenings that wait to be told to services.
+pub const HAPPENINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of a request head on the admin listener; over it: 431.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request body on the admin listener; over it: 413.

@@ -279,6 +279,9 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                     }
                 }
                 Action::HandOver { conn, to, state } => self.begin_move(conn, to, state),
+                Action::Tell(happening) => {
+                    self.counters.happenings_lost += u64::from(!self.shared.tell(self.id, happening));
+                }
                 Action::CommandDone { ticket, outcome } => self.desk.done(ticket, outcome),
                 Action::Probe { ticket, conns } => {
                     let rtts_us = conns.iter().map(|conn| self.rtt_us(*conn)).collect();

@@ -45,6 +45,7 @@ mod routing;
 mod row;
 mod search;
 mod session;
+mod telling;
 mod topics;
 mod users;
 mod weights;
