@@ -17,6 +17,7 @@ use crate::time::Now;
 use crate::ws::deflate::Inflater;
 use crate::ws::message::{Decoder, DecoderConfig};
 
+mod blocks;
 mod commands;
 mod connections;
 pub mod counters;
@@ -187,8 +188,7 @@ impl Shard {
             }
             Event::Writable { conn } => {
                 if let Some(slot) = self.connections.find(conn) {
-                    self.connections.row_mut(slot).blocked = false;
-                    self.connections.mark_dirty(slot);
+                    self.connections.unblock(slot);
                 }
             }
             Event::Adopted { conn, state } => self.adopted(conn, state, now),
