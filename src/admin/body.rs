@@ -33,6 +33,7 @@ pub(super) fn command(verb: &str, body: &str, message_size_max: usize) -> Option
         "presence" => presence(body),
         "connections" => connections(body),
         "info" => info(body),
+        "trace" => trace(body),
         _ => return None,
     })
 }
@@ -251,6 +252,17 @@ fn connections(body: &str) -> Result<Command, Failure> {
         by,
         limit,
     }))
+}
+
+fn trace(body: &str) -> Result<Command, Failure> {
+    #[derive(Deserialize)]
+    struct Body {
+        user: String,
+        #[serde(default)]
+        content: bool,
+    }
+    let body: Body = serde_json::from_str(body)?;
+    Ok(Command::Trace { user: a_user("user", body.user)?, content: body.content })
 }
 
 fn info(body: &str) -> Result<Command, Failure> {

@@ -30,8 +30,8 @@ pub(super) enum Call {
 }
 
 /// What the server API can be asked for.
-pub(super) const VERBS: [&str; 9] =
-    ["publish", "disconnect", "join", "leave", "presence", "connections", "info", "drain", "batch"];
+pub(super) const VERBS: [&str; 10] =
+    ["publish", "disconnect", "join", "leave", "presence", "connections", "info", "trace", "drain", "batch"];
 
 /// Reads method and path, and checks the caller, before the body is waited for.
 ///

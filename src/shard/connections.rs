@@ -14,6 +14,7 @@ use crate::shard::frames::Deflaters;
 use crate::shard::gauges::Gauges;
 use crate::shard::outbox::{OutboxLimits, Outboxes, Stored};
 use crate::shard::row::{NONE, Paused, Row, State};
+use crate::shard::trace::Traces;
 use crate::shard::weights::Weights;
 use crate::time::Now;
 
@@ -41,6 +42,8 @@ pub(super) struct Connections {
     /// Connections whose outbox ran over while something was being delivered; closed when that is done.
     pub(super) overflowed: Vec<u32>,
     pub(super) counters: Counters,
+    /// The users who are followed.
+    pub(super) traces: Traces,
     pub(super) distributions: Distributions,
     pub(super) deflaters: Deflaters,
     /// The marks that hold now.
@@ -86,6 +89,7 @@ impl Connections {
             actions: VecDeque::new(),
             overflowed: Vec::new(),
             counters: Counters::default(),
+            traces: Traces::default(),
             distributions: Distributions::default(),
             deflaters: Deflaters::default(),
             limits: OutboxLimits::default(),
