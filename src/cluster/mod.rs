@@ -1,0 +1,4 @@
+//! What a cluster decides, pure.
+pub mod hash;
+pub mod lease;
+pub mod ring;
