@@ -2,4 +2,5 @@
 pub mod hash;
 pub mod lease;
 pub mod link;
+pub mod registry;
 pub mod ring;

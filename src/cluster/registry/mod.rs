@@ -1,0 +1,15 @@
+//! The registry.
+pub mod routes;
+pub mod wants;
+use std::rc::Rc;
+use crate::ids::ShardId;
+/// One place where a user has connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The node.
+    pub node: Rc<str>,
+    /// The epoch.
+    pub epoch: u64,
+    /// The user's home shard on that node.
+    pub shard: ShardId,
+}
