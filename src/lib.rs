@@ -64,6 +64,7 @@
 //! be cancelled. The runtime (monoio) runs that one task, and beside it what is not a client: the admin listener.
 
 pub mod auth;
+pub mod bus;
 pub mod cli;
 pub mod cluster;
 pub mod config;

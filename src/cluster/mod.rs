@@ -2,5 +2,6 @@
 pub mod hash;
 pub mod lease;
 pub mod link;
+pub mod nodes;
 pub mod registry;
 pub mod ring;

@@ -5,6 +5,9 @@
 //! queues, and when the last answer is in, a look-up is opened and everything goes out again in its order. All of it is bounded; over
 //! a bound a message is refused at once.
 //!
+//! One overtaking is left, and is the destination's to prevent: a user who leaves a shard and comes back to it between two messages of one
+//! stale route gets the second before the first. A destination that answered `moved` must go on doing so for that route.
+//!
 //! `M` is a message with whatever its sender needs to go on; nothing here looks into it.
 
 use std::collections::{HashMap, VecDeque};
@@ -37,18 +40,23 @@ pub enum Verdict<M> {
     Full(M),
 }
 
-/// What an answer of a destination leads to.
+/// What `moved` leads to. The route is to be forgotten in any case.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next<M> {
-    /// Nothing.
-    Nothing,
-    /// Forget the route and look the user up.
-    Ask,
-    /// Forget the route. The look-up follows when what else was sent by it is answered.
-    Settle,
-    /// Forget the route. This message has moved too often, or too many wait: `unavailable`.
-    GiveUp(M),
+pub struct Moved<M> {
+    /// The message, where it has moved too often or too many wait: `unavailable`.
+    pub given_up: Option<M>,
+    /// Look the user up now; otherwise that follows when what else was sent by the stale route is answered.
+    pub ask: bool,
+}
+
+/// A message that was found a route.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found<M> {
+    /// The message.
+    pub message: M,
+    /// How often it was answered `moved`; to be handed back when it is again.
+    pub moves: u32,
 }
 
 /// The users to whom something is on its way or waits.
@@ -65,14 +73,8 @@ struct Flow<M> {
     /// Destinations that have not answered.
     unanswered: u32,
     /// What was answered `moved`, in the order of the answers, which is the order of sending: ahead of what waits.
-    again: VecDeque<Waiting<M>>,
-    behind: VecDeque<Waiting<M>>,
-}
-
-#[derive(Debug)]
-struct Waiting<M> {
-    message: M,
-    moves: u32,
+    again: VecDeque<Found<M>>,
+    behind: VecDeque<Found<M>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,15 +87,6 @@ enum Phase {
     Asking,
 }
 
-/// A message that was found a route, and how often it has moved already: hand that back with its answer.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Found<M> {
-    /// The message.
-    pub message: M,
-    /// How often it was answered `moved`.
-    pub moves: u32,
-}
-
 impl<M> Lookups<M> {
     /// Nothing is on its way.
     pub fn new(bounds: Bounds, hasher: RandomState) -> Self {
@@ -102,34 +95,30 @@ impl<M> Lookups<M> {
 
     /// Takes a message to a user. `route_known`: the route cache knows where to send it.
     pub fn send(&mut self, user: &str, message: M, route_known: bool) -> Verdict<M> {
-        let full = self.waiting >= self.bounds.waiting_max;
-        match self.flows.get_mut(user) {
-            None | Some(Flow { phase: Phase::Flowing, .. }) if route_known => Verdict::Send(message),
-            _ if full => Verdict::Full(message),
-            Some(flow) if flow.behind.len() + flow.again.len() >= self.bounds.waiting_per_user_max => {
-                Verdict::Full(message)
-            }
-            flow => {
-                self.waiting += 1;
-                let flow = match flow {
-                    Some(flow) => flow,
-                    None => self.flows.entry(user.into()).or_insert_with(Flow::new),
-                };
-                flow.behind.push_back(Waiting { message, moves: 0 });
-                match (flow.phase, flow.unanswered) {
-                    // The route was forgotten while something went by it: that comes first.
-                    (Phase::Flowing, 1..) => {
-                        flow.phase = Phase::Settling;
-                        Verdict::Wait
-                    }
-                    (Phase::Flowing, 0) => {
-                        flow.phase = Phase::Asking;
-                        Verdict::Ask
-                    }
-                    (Phase::Settling | Phase::Asking, _) => Verdict::Wait,
-                }
-            }
+        let crowded = match self.flows.get(user) {
+            None | Some(Flow { phase: Phase::Flowing, .. }) if route_known => return Verdict::Send(message),
+            Some(flow) => flow.len() >= self.bounds.waiting_per_user_max,
+            None => false,
+        };
+        if crowded || self.waiting >= self.bounds.waiting_max {
+            return Verdict::Full(message);
         }
+        self.waiting += 1;
+        let flow = match self.flows.get_mut(user) {
+            Some(flow) => flow,
+            None => self.flows.entry(user.into()).or_insert_with(Flow::new),
+        };
+        flow.behind.push_back(Found { message, moves: 0 });
+        match (flow.phase, flow.unanswered) {
+            // The route was forgotten while something was on its way by it: that comes first.
+            (Phase::Flowing, 1..) => flow.phase = Phase::Settling,
+            (Phase::Flowing, 0) => {
+                flow.phase = Phase::Asking;
+                return Verdict::Ask;
+            }
+            (Phase::Settling | Phase::Asking, _) => {}
+        }
+        Verdict::Wait
     }
 
     /// A message was sent to so many destinations.
@@ -139,49 +128,102 @@ impl<M> Lookups<M> {
         }
         match self.flows.get_mut(user) {
             Some(flow) => flow.unanswered += destinations,
-            None => {
-                let flow = Flow { unanswered: destinations, ..Flow::new() };
-                self.flows.insert(user.into(), flow);
-            }
+            None => drop(self.flows.insert(user.into(), Flow { unanswered: destinations, ..Flow::new() })),
         }
     }
 
-    /// A destination has taken a message, refused it, or did not answer in time: in any case it is not sent again.
-    pub fn answered(&mut self, user: &str) -> Next<M> {
-        let Some(flow) = self.flows.get_mut(user) else { return Next::Nothing };
+    /// A destination has taken a message, refused it, or did not answer in time: in any case it is not sent again. Returns whether to look
+    /// the user up now.
+    #[must_use]
+    pub fn answered(&mut self, user: &str) -> bool {
+        let Some(flow) = self.flows.get_mut(user) else { return false };
         flow.unanswered = flow.unanswered.saturating_sub(1);
         self.step(user)
     }
 
     /// A destination does not have the user any more. `moves` is how often this message was answered so before.
-    pub fn moved(&mut self, user: &str, message: M, moves: u32) -> Next<M> {
+    pub fn moved(&mut self, user: &str, message: M, moves: u32) -> Moved<M> {
         let full = self.waiting >= self.bounds.waiting_max;
-        let bounds = self.bounds;
-        let flow = match self.flows.get_mut(user) {
-            Some(flow) => flow,
-            // Its flow was given up, with the link; so is this.
-            None => return Next::GiveUp(message),
-        };
+        // Without a flow everything was given up with the link, and so is this.
+        let Some(flow) = self.flows.get_mut(user) else { return Moved { given_up: Some(message), ask: false } };
         flow.unanswered = flow.unanswered.saturating_sub(1);
         if flow.phase == Phase::Flowing {
             flow.phase = Phase::Settling;
         }
-        let crowded = flow.behind.len() + flow.again.len() >= bounds.waiting_per_user_max;
-        if moves >= bounds.moves_max || full || crowded {
-            return match self.step(user) {
-                // Others wait: this one is given up by the caller all the same, who asks for them when told so.
-                Next::Ask => {
-                    self.flows.get_mut(user).expect("it steps").phase = Phase::Settling;
-                    Next::GiveUp(message)
-                }
-                _ => Next::GiveUp(message),
-            };
-        }
-        flow.again.push_back(Waiting { message, moves: moves + 1 });
-        self.waiting += 1;
-        match self.step(user) {
-            Next::Nothing => Next::Settle,
-            next => next,
+        let given_up = if moves >= self.bounds.moves_max || full || flow.len() >= self.bounds.waiting_per_user_max {
+            Some(message)
+        } else {
+            flow.again.push_back(Found { message, moves: moves + 1 });
+            self.waiting += 1;
+            None
+        };
+        Moved { given_up, ask: self.step(user) }
+    }
+
+    /// The look-up of a user has been answered, or has failed: everything that waited for it, in the order in which it must go out. What
+    /// is sent of it now goes by the new route.
+    pub fn found(&mut self, user: &str) -> impl Iterator<Item = Found<M>> + use<M> {
+        let asked = self.flows.get(user).is_some_and(|flow| flow.phase == Phase::Asking);
+        let flow = if asked { self.flows.remove(user) } else { None };
+        let found = flow.map(|flow| flow.again.into_iter().chain(flow.behind)).into_iter().flatten();
+        let found: Vec<_> = found.collect();
+        self.waiting -= found.len();
+        found.into_iter()
+    }
+
+    /// The link is gone: everything that waits, with its user, to be answered `unavailable`; what is on its way is not known any more.
+    pub fn clear(&mut self) -> impl Iterator<Item = (Rc<str>, Found<M>)> + use<M> {
+        self.waiting = 0;
+        let empty = HashMap::with_hasher(self.flows.hasher().clone());
+        let flows = std::mem::replace(&mut self.flows, empty);
+        flows.into_iter().flat_map(|(user, flow)| {
+            flow.again.into_iter().chain(flow.behind).map(move |found| (user.clone(), found))
+        })
+    }
+
+    /// Messages that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Users to whom something is on its way or waits.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether nothing is on its way and nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// After an answer: whether it was the last of a stale route, so that the user is looked up now. A flow at rest is forgotten.
+    fn step(&mut self, user: &str) -> bool {
+        let Some(flow) = self.flows.get_mut(user).filter(|flow| flow.unanswered == 0) else { return false };
+        match flow.phase {
+            Phase::Asking => false,
+            Phase::Settling if flow.len() > 0 => {
+                flow.phase = Phase::Asking;
+                true
+            }
+            Phase::Settling | Phase::Flowing => {
+                self.flows.remove(user);
+                false
+            }
         }
     }
 }
+
+impl<M> Flow<M> {
+    fn new() -> Self {
+        Flow { phase: Phase::Flowing, unanswered: 0, again: VecDeque::new(), behind: VecDeque::new() }
+    }
+
+    /// Messages that wait.
+    fn len(&self) -> usize {
+        self.again.len() + self.behind.len()
+    }
+}
+
+#[cfg(test)]
+#[path = "lookups_tests.rs"]
+mod tests;

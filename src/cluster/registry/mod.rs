@@ -1,4 +1,5 @@
 //! The registry.
+pub mod lookups;
 pub mod routes;
 pub mod wants;
 use std::rc::Rc;

@@ -1,0 +1,2 @@
+//! The wires to other nodes.
+pub mod redis;

@@ -1,0 +1,2 @@
+//! Redis.
+pub mod resp;
