@@ -3,6 +3,9 @@ pub mod lookups;
 pub mod routes;
 pub mod wants;
 use std::rc::Rc;
+
+pub use routes::Rows;
+
 use crate::ids::ShardId;
 /// One place where a user has connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
