@@ -109,13 +109,18 @@ fn leases_are_granted_renewed_fenced_and_forgotten() {
         assert_eq!(ask(&p, &s, "a", 2, Ask::Renew { epoch: base + 9 }, TTL).await, Answer::Missing);
 
         let listed = scripts::leases(&call(&p, &s.lease_list()).await).unwrap();
-        let [lease] = &listed[..] else { panic!("{listed:?}") };
+        let graves: Vec<_> = listed.iter().filter(|l| l.remaining_ms <= 0).map(|l| (&*l.node, l.epoch)).collect();
+        assert_eq!(graves, [("a", base), ("a", base + 1)], "what they have written is still to be cleaned up");
+        let lease = listed.iter().find(|l| l.remaining_ms > 0).unwrap();
         assert_eq!((&*lease.node, lease.epoch, lease.about.shards), ("a", base + 2, 4));
         assert!((1..=TTL as i64).contains(&lease.remaining_ms), "{lease:?}");
         assert_eq!(call(&p, &s.lease_reap("a", base + 2)).await, Value::Int(3), "it lives");
 
         assert_eq!(ask(&p, &s, "a", 2, Ask::Release { epoch: base + 2 }, TTL).await, Answer::Released);
         assert_eq!(ask(&p, &s, "a", 2, Ask::Renew { epoch: base + 2 }, TTL).await, Answer::Missing);
+        for epoch in [base, base + 1, base + 2] {
+            assert_eq!(call(&p, &s.lease_reap("a", epoch)).await, Value::Int(1));
+        }
         assert_eq!(scripts::leases(&call(&p, &s.lease_list()).await), Some(vec![]));
     });
 }
@@ -135,7 +140,8 @@ fn a_lease_that_has_run_out_is_listed_dead_can_be_retaken_and_is_reaped() {
         assert_eq!(ask(&p, &s, "a", 1, Ask::Renew { epoch: 3 }, TTL).await, Answer::Missing, "too late");
         assert_eq!(ask(&p, &s, "a", 2, retake, 20).await, Answer::Granted { epoch: 4 }, "nobody has it");
         monoio::time::sleep(std::time::Duration::from_millis(40)).await;
-        assert_eq!(call(&p, &s.lease_reap("a", 3)).await, Value::Int(2), "not of another epoch");
+        assert_eq!(call(&p, &s.lease_reap("a", 2)).await, Value::Int(2), "not of another epoch");
+        assert_eq!(call(&p, &s.lease_reap("a", 3)).await, Value::Int(1), "the one before it");
         assert_eq!(call(&p, &s.lease_reap("a", 4)).await, Value::Int(1));
         assert_eq!(call(&p, &s.lease_reap("a", 4)).await, Value::Int(0));
     });

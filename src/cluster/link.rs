@@ -197,6 +197,11 @@ impl Link {
         matches!(self.commands, Line::On { .. })
     }
 
+    /// Whether channels can be subscribed to.
+    pub fn carries_subscriptions(&self) -> bool {
+        matches!(self.subscriber, Line::On { .. })
+    }
+
     /// The next thing to do.
     pub fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -289,7 +294,7 @@ impl Link {
 
     /// What the state makes possible now.
     fn advance(&mut self, now_ms: u64) {
-        if matches!(self.subscriber, Line::On { .. }) && self.subscribed == Progress::Needed {
+        if self.carries_subscriptions() && self.subscribed == Progress::Needed {
             self.subscribed = Progress::Asked;
             self.probe_at_ms = now_ms;
             self.actions.push_back(Action::Subscribe);

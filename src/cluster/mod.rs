@@ -1,4 +1,5 @@
 //! What a cluster decides, pure.
+pub mod agent;
 pub mod hash;
 pub mod lease;
 pub mod link;

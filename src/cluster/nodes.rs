@@ -3,7 +3,7 @@
 //! A row counts while the lease of its node lives under the row's epoch. How long a lease lives is reckoned from when the poll was *sent*,
 //! on the clock of boottime: so a node that cannot reach Redis any more believes in nobody after one lease.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::hash::{mix, stable};
@@ -68,7 +68,7 @@ pub enum Change {
 #[derive(Clone, Debug, Default)]
 pub struct Nodes {
     nodes: BTreeMap<Rc<str>, Node>,
-    dead: BTreeMap<Rc<str>, u64>,
+    dead: BTreeSet<(Rc<str>, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ impl Nodes {
         let mut changes = Vec::new();
         for lease in leases {
             let Ok(remaining_ms @ 1..) = u64::try_from(lease.remaining_ms) else {
-                self.dead.insert(lease.node, lease.epoch);
+                self.dead.insert((lease.node, lease.epoch));
                 continue;
             };
             if before.get(&lease.node).is_none_or(|node| node.epoch != lease.epoch) {

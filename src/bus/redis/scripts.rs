@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use redis::{Cmd, Script, Value};
 
-use crate::cluster::lease;
+use crate::cluster::{agent, lease};
 use crate::cluster::nodes::{About, Polled};
 use crate::cluster::registry::{Row, Rows};
 use crate::ids::ShardId;
@@ -67,7 +67,7 @@ impl Keys {
         std::str::from_utf8(rest).ok()
     }
 
-    /// The hash of all leases: node → `epoch expires-at instance about`.
+    /// The hash of all leases: node → `epoch expires-at instance about`. The grave of an epoch that was replaced is under `node\nepoch`.
     pub fn leases(&self) -> String {
         format!("{}leases", self.prefix)
     }
@@ -79,7 +79,7 @@ impl Keys {
 
     /// The channel of one shard under one epoch: what is sent to it after that epoch has nobody to hear it.
     pub fn shard_channel(&self, node: &str, epoch: u64, shard: ShardId) -> String {
-        format!("{}shard:{node}:{epoch}:{}", self.prefix, shard.0)
+        format!("{}{}", self.prefix, agent::own_channel(node, epoch, shard))
     }
 }
 
@@ -156,7 +156,7 @@ impl Scripts {
         }
     }
 
-    /// Removes the lease of another node that has run out, when its rows are cleaned up.
+    /// Removes the grave of a lease, when the rows under its epoch are cleaned up.
     pub fn lease_reap(&self, node: &str, epoch: u64) -> Cmd {
         self.lease_remove(node, epoch, true)
     }
@@ -166,9 +166,9 @@ impl Scripts {
         self.lease_list.call(&self.keys.leases())
     }
 
-    fn lease_remove(&self, node: &str, epoch: u64, only_dead: bool) -> Cmd {
+    fn lease_remove(&self, node: &str, epoch: u64, grave: bool) -> Cmd {
         let mut call = self.lease_release.call(&self.keys.leases());
-        call.arg(node).arg(epoch).arg(u8::from(only_dead));
+        call.arg(node).arg(epoch).arg(u8::from(grave));
         call
     }
 }

@@ -255,6 +255,12 @@ impl Wants {
         announced
     }
 
+    /// Whether the other side is known to have this, and it is wanted.
+    pub fn is_settled(&self, name: &str) -> bool {
+        let entry = self.by_name.get(name).map(|&slot| &self.entries[slot as usize]);
+        entry.is_some_and(|e| e.wanted && e.asked.is_none() && e.round == self.round && e.known == Known::Present)
+    }
+
     /// Number of names that are wanted, or that the other side may have.
     pub fn len(&self) -> usize {
         self.by_name.len()
