@@ -14,8 +14,8 @@ use ringgate::ids::ShardId;
 
 /// `redis.batch_size`.
 const BATCH: usize = 512;
-/// Commands without an answer at most: a batch under way and one behind it.
-const WINDOW: usize = 2 * BATCH;
+/// Commands without an answer at most.
+const WINDOW: usize = 8 * BATCH;
 const VALUE_BYTES: usize = 64;
 const ROUNDS: usize = 5;
 
