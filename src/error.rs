@@ -1,4 +1,4 @@
-//! Why a connection ends: one closed enum that maps to close code, metric label and log field, once.
+//! Why a connection ends, and why one does not begin: closed enums that map to code, metric label and log field, once.
 
 /// The one reason of a close. Its [`name`](CloseReason::name) is the metric label and the log field, its [`code`](CloseReason::code)
 /// the close code on the wire: 4000–4099 "do not come back by yourself", 4100–4199 "come back with back-off", 4200–4299 "come back at once".
@@ -149,6 +149,101 @@ impl CloseReason {
     }
 }
 
+/// Why a request did not become a WebSocket. Its [`name`](RefusalReason::name) is the metric label and the log field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum RefusalReason {
+    /// 400: not an upgrade request that could be understood.
+    BadRequest,
+    /// 400: no PROXY protocol header where one must come, a malformed one, or one from a peer that is not believed.
+    ProxyHeader,
+    /// 403: `listen.allowed_origins`.
+    Origin,
+    /// 404: another path.
+    NotFound,
+    /// 405: another method than GET.
+    Method,
+    /// 408: not complete within `session.handshake_timeout`.
+    Timeout,
+    /// 500: a panic while reading the request.
+    Internal,
+    /// 426: HTTP without WebSocket, or another version of it.
+    NotWebSocket,
+    /// 429: `limits.connections_per_ip`.
+    AddressRate,
+    /// 431: the head is too long.
+    HeadTooLarge,
+    /// 503: `limits.connections`.
+    Capacity,
+    /// 503: the node drains.
+    Draining,
+    /// 503: the shard is short of memory (`outbox.shard_budget`).
+    Pressure,
+    /// 503: younger connections that are still opening took its place.
+    Opening,
+    /// 505: another version of HTTP.
+    HttpVersion,
+}
+
+impl RefusalReason {
+    /// Every reason, in the order of their labels in the metrics.
+    pub const ALL: [RefusalReason; 15] = [
+        RefusalReason::BadRequest,
+        RefusalReason::ProxyHeader,
+        RefusalReason::Origin,
+        RefusalReason::NotFound,
+        RefusalReason::Method,
+        RefusalReason::Timeout,
+        RefusalReason::Internal,
+        RefusalReason::NotWebSocket,
+        RefusalReason::AddressRate,
+        RefusalReason::HeadTooLarge,
+        RefusalReason::Capacity,
+        RefusalReason::Draining,
+        RefusalReason::Pressure,
+        RefusalReason::Opening,
+        RefusalReason::HttpVersion,
+    ];
+
+    /// The HTTP status of the response.
+    pub fn status(self) -> u16 {
+        match self {
+            RefusalReason::BadRequest | RefusalReason::ProxyHeader => 400,
+            RefusalReason::Origin => 403,
+            RefusalReason::NotFound => 404,
+            RefusalReason::Method => 405,
+            RefusalReason::Timeout => 408,
+            RefusalReason::Internal => 500,
+            RefusalReason::NotWebSocket => 426,
+            RefusalReason::AddressRate => 429,
+            RefusalReason::HeadTooLarge => 431,
+            RefusalReason::Capacity | RefusalReason::Draining | RefusalReason::Pressure | RefusalReason::Opening => 503,
+            RefusalReason::HttpVersion => 505,
+        }
+    }
+
+    /// The name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            RefusalReason::BadRequest => "bad_request",
+            RefusalReason::ProxyHeader => "proxy_header",
+            RefusalReason::Origin => "origin",
+            RefusalReason::NotFound => "not_found",
+            RefusalReason::Method => "method",
+            RefusalReason::Timeout => "timeout",
+            RefusalReason::Internal => "internal",
+            RefusalReason::NotWebSocket => "not_websocket",
+            RefusalReason::AddressRate => "address_rate",
+            RefusalReason::HeadTooLarge => "head_too_large",
+            RefusalReason::Capacity => "capacity",
+            RefusalReason::Draining => "draining",
+            RefusalReason::Pressure => "pressure",
+            RefusalReason::Opening => "opening",
+            RefusalReason::HttpVersion => "http_version",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +254,9 @@ mod tests {
         let names: HashSet<_> = CloseReason::ALL.iter().map(|r| r.name()).collect();
         assert_eq!(names.len(), CloseReason::ALL.len());
         assert!(CloseReason::ALL.iter().enumerate().all(|(i, &r)| r as usize == i));
+        let names: HashSet<_> = RefusalReason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), RefusalReason::ALL.len());
+        assert!(RefusalReason::ALL.iter().enumerate().all(|(i, &r)| r as usize == i));
     }
 
     #[test]

@@ -1,9 +1,35 @@
 //! Every bound that is not a config key, in one place, and how they relate.
+//!
+//! # What bounds what
+//!
+//! | what a peer can pile up | bound | over it | metric |
+//! |---|---|---|---|
+//! | connections of the process | `limits.connections` | 503 before the upgrade | connections by state |
+//! | connections that are opening or have no identity yet | [`OPENING_CONNECTIONS_MAX`] per shard; `session.handshake_timeout`, `auth.timeout` | the oldest of them makes room: 503, or close 1013 | `connecting`, `authenticating`, refusals `opening` |
+//! | new connections of an address | `limits.connections_per_ip`, remembered for [`IP_TABLE_MAX`] addresses per shard | 429 | refusals `address_rate` |
+//! | a request head, a PROXY header | [`HTTP_HEAD_BYTES_MAX`], [`PROXY_HEADER_BYTES_MAX`]; one receive of what follows them | 431, 400; not read from | refusals by reason |
+//! | an incomplete message | `limits.message_size` (at most [`MESSAGE_BYTES_CEILING`]) | 1009 | `partial_bytes` |
+//! | requests, pings | `limits.messages_per_second`, `limits.bytes_per_second` | an error, then 4113 | `rate_limited` |
+//! | what a connection is sent and does not read | `outbox.max` bytes, `outbox.grace` | classes, then 4110 | `queued_bytes`, drops by class and reason |
+//! | rooms and channels of a connection | `session.max_subscriptions`; a filter: [`FILTER_NODES_MAX`], [`FILTER_DEPTH_MAX`], [`FILTER_VALUES_MAX`], [`FILTER_BYTES_MAX`] | `too_many_rooms`, `bad_request` | |
+//! | rooms and channels of a shard | [`LOCAL_TOPICS_MAX`]; so the homes hold as many on average, as names are spread by a keyed hash | `unavailable` | `rooms`, `channels`, `home_rooms`, `home_channels` |
+//! | connections of a user | `session.max_per_user` | the oldest is closed, 4004 | closes `replaced` |
+//! | presence questions | [`PRESENCE_QUESTIONS_MAX`] open per shard, of [`PRESENCE_USERS_MAX`] names | `unavailable` | `presence` |
+//! | user agents | [`USER_AGENTS_MAX`] distinct ones per shard, of [`USER_AGENT_BYTES_MAX`] | new ones are not kept | |
+//! | envelopes between shards | credit: [`MESH_CREDIT_ENVELOPES`], [`MESH_CREDIT_BYTES`] | the sender is not read from | `credit_waits` |
+//! | **all of what a shard holds for its connections** | `outbox.shard_budget` | the ladder of [`pressure`](crate::shard::pressure) | `held_bytes`, `pressure` |
+//!
+//! Every one of them holds alone; the budget holds where many peers stay just below theirs.
 
 /// Bytes of an HTTP request head on the client listener; over it: 431.
 pub const HTTP_HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Header fields of a request head; over it: 431.
 pub const HTTP_HEADERS_MAX: usize = 64;
+/// Bytes of a PROXY protocol header, its TLVs included; over it: 400.
+pub const PROXY_HEADER_BYTES_MAX: usize = 2 * 1024;
+/// Connections of one shard that are opening, or that have no identity yet; over it the oldest of them makes room. At 20,000 handshakes a
+/// second, an honest client has most of a second.
+pub const OPENING_CONNECTIONS_MAX: usize = 16_384;
 /// Bytes of a user, room or channel name.
 pub const NAME_BYTES_MAX: usize = 128;
 /// Bytes of a request's `id`, where it is a string.
@@ -18,18 +44,26 @@ pub const FILTER_NODES_MAX: usize = 64;
 pub const FILTER_DEPTH_MAX: usize = 8;
 /// Values in the `vals` of one filter node.
 pub const FILTER_VALUES_MAX: usize = 128;
+/// Bytes of the JSON of one subscription filter.
+pub const FILTER_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a JWT.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Permissions in a token's `permissions` claim, and rooms in its `rooms` claim.
 pub const CLAIM_ENTRIES_MAX: usize = 256;
 /// Bytes of a user agent that are kept for the operator.
 pub const USER_AGENT_BYTES_MAX: usize = 128;
+/// Distinct user agents that one shard keeps; while there are as many, new ones are not kept.
+pub const USER_AGENTS_MAX: usize = 4096;
 /// Bytes of a message, the most that `limits.message_size` may be set to.
 pub const MESSAGE_BYTES_CEILING: usize = 16 * 1024 * 1024;
 /// Shards in one process.
 pub const SHARDS_MAX: usize = 256;
 /// Users listed in one presence answer; totals are always right.
 pub const PRESENCE_USERS_MAX: usize = 1000;
+/// Presence questions that one shard has open at others; over it: `unavailable`.
+pub const PRESENCE_QUESTIONS_MAX: usize = 256;
+/// Rooms and channels that connections of one shard are in; over it, entering another one is `unavailable`.
+pub const LOCAL_TOPICS_MAX: usize = 512 * 1024;
 /// Bytes received from one connection in one turn.
 pub const RECEIVE_BYTES: usize = 16 * 1024;
 /// Bytes of unread input that may move with a connection to its home shard.
@@ -55,4 +89,7 @@ const _: () = assert!(RECEIVE_BYTES <= HANDOVER_LEFTOVER_BYTES_MAX);
 const _: () = assert!(MESH_CREDIT_ENVELOPES as usize * 2 <= MESH_QUEUE_ENVELOPES);
 const _: () = assert!(MESH_CREDIT_BYTES as usize <= MESH_QUEUE_BYTES);
 const _: () = assert!(HTTP_HEAD_BYTES_MAX <= RECEIVE_BYTES);
+const _: () = assert!(PROXY_HEADER_BYTES_MAX + HTTP_HEAD_BYTES_MAX <= RECEIVE_BYTES);
 const _: () = assert!(TOKEN_BYTES_MAX <= HTTP_HEAD_BYTES_MAX);
+// The answer to the largest presence question is one message that fits an outbox below its mark many times over.
+const _: () = assert!(PRESENCE_USERS_MAX * (NAME_BYTES_MAX + 32) <= 256 * 1024);

@@ -7,9 +7,16 @@ pub struct Now {
     pub mono_ms: u64,
     /// Milliseconds since the Unix epoch (CLOCK_REALTIME): for timestamps and token expiry only; it may step.
     pub unix_ms: u64,
+    /// Microseconds past `mono_ms`, 0 to 999: what deadlines do not need and latencies do.
+    pub sub_us: u16,
 }
 
 impl Now {
+    /// Microseconds on the clock of `mono_ms`.
+    pub fn mono_us(self) -> u64 {
+        self.mono_ms * 1000 + u64::from(self.sub_us)
+    }
+
     /// Whole seconds since the Unix epoch, as JWT claims count (RFC 7519, NumericDate).
     pub fn unix_s(self) -> u64 {
         self.unix_ms / 1000

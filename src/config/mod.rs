@@ -222,7 +222,7 @@ pub struct Outbox {
     pub max: u32,
     /// Milliseconds that it may stay throttled (4110).
     pub grace_ms: u64,
-    /// Bytes that all outboxes of one shard may hold together.
+    /// Bytes that one shard may hold for its connections: queued frames (each once), incomplete messages, compression contexts.
     pub shard_budget: u64,
 }
 

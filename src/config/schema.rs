@@ -248,7 +248,7 @@ pub(super) static KEYS: &[Key] = &[
     key!(live, "outbox.grace", outbox.grace_ms, OFF_OR_MS,
         "How long it may stay throttled before it is closed (4110). 0: for ever."),
     key!(live, "outbox.shard_budget", outbox.shard_budget, size::<u64>(1, 1024 * GIB, true),
-        "Bytes that all outboxes of one shard may hold together. 0: off."),
+        "Bytes that one shard may hold for its connections: queued messages (one in many outboxes counts once), incomplete messages,\ncompression contexts. Near it, capacity is released, messages are dropped early, and the heaviest are paused, then closed. 0: off."),
 
     key!(live, "rooms.announce_max", rooms.announce_max, OFF_OR_COUNT,
         "Users in a room up to which user:joined and user:left are sent. 0: never."),

@@ -30,6 +30,9 @@ pub struct Publication {
     pub key: Option<u64>,
     /// What filters look at.
     pub tags: Option<Tags>,
+    /// When it was read from its sender, on the clock of [`Now::mono_us`](crate::time::Now::mono_us), which all shards of a process share;
+    /// `None` where it came from elsewhere.
+    pub accepted_us: Option<u64>,
 }
 
 /// Who waits for the answer to a request.

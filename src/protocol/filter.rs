@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::scan::{Elements, Kind, Members, Raw};
 use super::tags::{Scalar, TagValue, Tags, read_f64};
-use crate::limits::{FILTER_DEPTH_MAX, FILTER_NODES_MAX, FILTER_VALUES_MAX, NAME_BYTES_MAX};
+use crate::limits::{FILTER_BYTES_MAX, FILTER_DEPTH_MAX, FILTER_NODES_MAX, FILTER_VALUES_MAX, NAME_BYTES_MAX};
 
 /// The mean radius of the Earth, in metres (IUGG).
 const EARTH_RADIUS_M: f64 = 6_371_008.8;
@@ -84,9 +84,19 @@ impl Filter {
     ///
     /// A field that is missing or of the wrong kind, an unknown `op`, or a bound exceeded.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
+        if text.len() > FILTER_BYTES_MAX {
+            return Err(FilterError(
+                format!("filter has {} bytes; expected at most {FILTER_BYTES_MAX}", text.len()).into(),
+            ));
+        }
         let raw = Raw::parse(text).map_err(|_| FilterError("filter is not JSON".into()))?;
         let mut nodes_left = FILTER_NODES_MAX;
         parse_node(raw, &Path::Root, 1, &mut nodes_left).map(Filter)
+    }
+
+    /// Memory held, in bytes, about: what counts against a budget.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.0.held_bytes()
     }
 
     /// Whether a publication with these tags is delivered. Tags that are absent are an empty map.
@@ -96,6 +106,19 @@ impl Filter {
 }
 
 impl Node {
+    /// What hangs on it, in bytes. Recursive like [`Node::matches`].
+    fn held_bytes(&self) -> usize {
+        let text = |scalar: &Scalar| if let Scalar::Text(text) = scalar { text.len() } else { 0 };
+        match self {
+            Node::And(nodes) | Node::Or(nodes) => nodes.iter().map(|node| size_of::<Node>() + node.held_bytes()).sum(),
+            Node::Not(node) => size_of::<Node>() + node.held_bytes(),
+            Node::Equal { key, val } | Node::Compare { key, val, .. } => key.len() + text(val),
+            Node::In { key, vals } => key.len() + vals.iter().map(|val| size_of::<Scalar>() + text(val)).sum::<usize>(),
+            Node::Exists { key } | Node::Within { key, .. } => key.len(),
+            Node::Prefix { key, val } => key.len() + val.len(),
+        }
+    }
+
     /// Recursive: a filter has at most [`FILTER_DEPTH_MAX`] levels, and one more below for `neq` and `nin`.
     fn matches(&self, tags: &Tags) -> bool {
         let scalar = |key: &str| match tags.get(key) {

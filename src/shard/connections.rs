@@ -1,32 +1,26 @@
 //! The rows of a shard with what hangs on them: outboxes, the list of connections to flush, the deadline column, and the actions for the driver.
 //!
-//! Nobody writes to a socket when a message is routed: it is pushed to the receiver's outbox, the receiver goes on the dirty list, and the
-//! driver flushes it once per turn, however many frames have come together.
+//! What they hold is added up as it changes: see [`Connections::reweigh`]. How messages get into outboxes and out of them is in
+//! [`delivery`](super::delivery).
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use crate::config::Config;
 use crate::ids::{ConnectionId, ShardId};
-use crate::protocol::class::Class;
-use crate::protocol::reply;
-use crate::shard::counters::Counters;
-use crate::shard::event::{Action, Gathered};
-use crate::shard::outbox::{Item, Outbox, OutboxLimits, Outboxes, Push, Source};
+use crate::shard::counters::{Counters, Distributions, DropReason};
+use crate::shard::event::Action;
+use crate::shard::frames::Deflaters;
+use crate::shard::gauges::Gauges;
+use crate::shard::outbox::{OutboxLimits, Outboxes, Stored};
 use crate::shard::row::{NONE, Paused, Row, State};
+use crate::shard::weights::Weights;
 use crate::time::Now;
-use crate::ws::deflate::Deflater;
-use crate::ws::frame::{Opcode, server_frame, server_frame_payload, server_frame_with};
 
 /// A deadline that never comes.
 pub(super) const NEVER: u32 = u32::MAX;
 
-/// Window bits of connections that negotiated nothing smaller: their compressed frames are shared.
-const WINDOW_BITS_MAX: u8 = 15;
-
-/// Bytes of payload that one `batch` message carries at the most.
-const BATCH_BYTES_MAX: usize = 32 * 1024;
+/// Outboxes asked for their oldest message per tick.
+const AGED_PER_TICK: usize = 1024;
 
 /// All connections of a shard.
 #[derive(Debug)]
@@ -35,59 +29,38 @@ pub(super) struct Connections {
     rows: Vec<Row>,
     /// Tenths of a second since the shard's start at which the row wants to be looked at.
     deadlines: Vec<u32>,
-    outboxes: Outboxes,
+    pub(super) outboxes: Outboxes,
     dirty: VecDeque<ConnectionId>,
     pub(super) actions: VecDeque<Action>,
     /// Connections whose outbox ran over while something was being delivered; closed when that is done.
     pub(super) overflowed: Vec<u32>,
     pub(super) counters: Counters,
-    /// One compressor per window size in use, for connections without context takeover.
-    deflaters: [Option<Box<Deflater>>; (WINDOW_BITS_MAX + 1) as usize],
-    limits: OutboxLimits,
-    deflate_min_size: usize,
-    deflate_level: u32,
+    pub(super) distributions: Distributions,
+    pub(super) deflaters: Deflaters,
+    /// The marks that hold now.
+    pub(super) limits: OutboxLimits,
+    /// The marks as configured.
+    pub(super) limits_configured: OutboxLimits,
+    /// What each connection holds, frames in full.
+    pub(super) weights: Weights,
+    /// What the queued frames take up, each once.
+    pub(super) stored: Stored,
+    /// Bytes queued, over all outboxes.
+    pub(super) queued_bytes: u64,
+    states: [u32; State::COUNT],
+    throttled: u32,
+    paused_by_pressure: u32,
+    oldest: Oldest,
     start_ms: u64,
-    live: usize,
 }
 
-/// A frame for many receivers: encoded once, compressed at most once.
-#[derive(Debug)]
-pub(super) struct Shared {
-    plain: Bytes,
-    compressed: Option<Option<Bytes>>,
-}
-
-impl Shared {
-    pub(super) fn new(frame: impl Into<Bytes>) -> Self {
-        Shared { plain: frame.into(), compressed: None }
-    }
-
-    /// A text frame with the JSON that `build` appends.
-    pub(super) fn text(capacity: usize, build: impl FnOnce(&mut Vec<u8>)) -> Self {
-        Shared::new(server_frame_with(Opcode::Text, capacity, build))
-    }
-}
-
-/// How a message is to be queued.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
-    pub(super) class: Class,
-    pub(super) key: Option<u64>,
-    pub(super) source: Source,
-}
-
-impl Manner {
-    /// For what the gateway itself says: kept, in order.
-    pub(super) const PLAIN: Manner = Manner { class: Class::Normal, key: None, source: Source::None };
-}
-
-/// What a send has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flushed {
-    /// Nothing is queued any more.
-    pub(super) empty: bool,
-    /// It was throttled and flows again.
-    pub(super) flows_again: bool,
+/// The look for the oldest queued message: a round over all outboxes, some per tick.
+#[derive(Debug, Default)]
+struct Oldest {
+    next: usize,
+    /// The greatest age found in this round so far, and in the one before.
+    age_ms: u32,
+    age_before_ms: u32,
 }
 
 impl Connections {
@@ -101,12 +74,18 @@ impl Connections {
             actions: VecDeque::new(),
             overflowed: Vec::new(),
             counters: Counters::default(),
-            deflaters: [const { None }; (WINDOW_BITS_MAX + 1) as usize],
-            limits: OutboxLimits { high: 0, low: 0, max: 0 },
-            deflate_min_size: 0,
-            deflate_level: 1,
+            distributions: Distributions::default(),
+            deflaters: Deflaters::default(),
+            limits: OutboxLimits::default(),
+            limits_configured: OutboxLimits::default(),
+            weights: Weights::default(),
+            stored: Stored::default(),
+            queued_bytes: 0,
+            states: [0; State::COUNT],
+            throttled: 0,
+            paused_by_pressure: 0,
+            oldest: Oldest::default(),
             start_ms: now.mono_ms,
-            live: 0,
         };
         made.configure(config);
         made
@@ -115,12 +94,10 @@ impl Connections {
     /// Takes over what may change at run time.
     pub(super) fn configure(&mut self, config: &Config) {
         let outbox = &config.outbox;
-        self.limits = OutboxLimits { high: outbox.high as usize, low: outbox.low as usize, max: outbox.max as usize };
-        self.deflate_min_size = config.deflate.min_size as usize;
-        if self.deflate_level != config.deflate.level {
-            self.deflate_level = config.deflate.level;
-            self.deflaters = [const { None }; (WINDOW_BITS_MAX + 1) as usize];
-        }
+        self.limits_configured =
+            OutboxLimits { high: outbox.high as usize, low: outbox.low as usize, max: outbox.max as usize };
+        self.limits = self.limits_configured;
+        self.deflaters.configure(&config.deflate);
     }
 
     /// Tenths of a second since the shard's start.
@@ -130,7 +107,12 @@ impl Connections {
 
     /// Number of connections.
     pub(super) fn len(&self) -> usize {
-        self.live
+        self.states[State::Connecting as usize..].iter().sum::<u32>() as usize
+    }
+
+    /// Connections that are opening, or have no identity yet.
+    pub(super) fn opening(&self) -> usize {
+        (self.states[State::Connecting as usize] + self.states[State::Authenticating as usize]) as usize
     }
 
     /// Puts a connection into its row.
@@ -141,19 +123,57 @@ impl Connections {
             self.deadlines.resize(slot + 1, NEVER);
         }
         debug_assert_eq!(self.rows[slot].state, State::Vacant, "the driver hands out free rows");
+        self.states[row.state as usize] += 1;
         self.rows[slot] = row;
-        self.live += 1;
+        self.reweigh(conn.slot);
+    }
+
+    /// Moves a connection on in its life.
+    pub(super) fn set_state(&mut self, slot: u32, state: State) {
+        let before = std::mem::replace(&mut self.rows[slot as usize].state, state);
+        self.states[before as usize] -= 1;
+        self.states[state as usize] += 1;
     }
 
     /// Empties a row. The driver's socket is untouched.
     pub(super) fn remove(&mut self, slot: u32) -> Row {
         let row = std::mem::replace(&mut self.rows[slot as usize], Row::vacant());
         if row.outbox != NONE {
+            let outbox = self.outboxes.get(row.outbox);
+            self.queued_bytes -= outbox.bytes() as u64;
+            self.counters.drop_messages(DropReason::Closed, outbox.queued());
             self.outboxes.release(row.outbox);
         }
+        self.weights.set(slot, 0);
         self.deadlines[slot as usize] = NEVER;
-        self.live -= 1;
+        self.states[row.state as usize] -= 1;
+        self.throttled -= u32::from(row.paused.contains(Paused::THROTTLED));
+        self.paused_by_pressure -= u32::from(row.paused.contains(Paused::PRESSURE));
         row
+    }
+
+    /// Adds up again what a connection holds. Call it after anything that changed that.
+    #[inline]
+    pub(super) fn reweigh(&mut self, slot: u32) {
+        let row = &self.rows[slot as usize];
+        let outbox = if row.outbox == NONE { 0 } else { self.outboxes.get(row.outbox).held_bytes() };
+        self.weights.set(slot, outbox + row.held_bytes());
+    }
+
+    /// Bytes held for all connections, each frame once: what counts against the budget.
+    #[inline]
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.partial_bytes() + self.stored.bytes() + self.idle_bytes()
+    }
+
+    /// Bytes of capacity kept for reuse.
+    fn idle_bytes(&self) -> u64 {
+        (self.outboxes.idle_bytes() + self.deflaters.held_bytes()) as u64
+    }
+
+    /// Bytes held besides frames.
+    fn partial_bytes(&self) -> u64 {
+        self.weights.total().saturating_sub(self.queued_bytes)
     }
 
     /// The row of a connection that is still the one meant.
@@ -191,6 +211,12 @@ impl Connections {
         self.deadlines[slot as usize] = at_ds;
     }
 
+    /// Looks at a row no later than that.
+    pub(super) fn bring_forward(&mut self, slot: u32, at_ds: u32) {
+        let deadline = &mut self.deadlines[slot as usize];
+        *deadline = at_ds.min(*deadline);
+    }
+
     /// The deadline column, for the sweep.
     pub(super) fn deadlines(&self) -> &[u32] {
         &self.deadlines
@@ -198,116 +224,33 @@ impl Connections {
 
     pub(super) fn pause(&mut self, slot: u32, why: Paused) {
         let conn = self.id(slot);
-        let row = self.row_mut(slot);
+        let row = &mut self.rows[slot as usize];
+        if row.paused.contains(why) {
+            return;
+        }
         if !row.paused.any() {
             self.actions.push_back(Action::PauseReading { conn });
         }
-        self.row_mut(slot).paused.insert(why);
+        row.paused.insert(why);
+        self.throttled += u32::from(why == Paused::THROTTLED);
+        self.paused_by_pressure += u32::from(why == Paused::PRESSURE);
     }
 
     pub(super) fn resume(&mut self, slot: u32, why: Paused, now: Now) {
         let (conn, now_ds) = (self.id(slot), self.ds(now));
-        let row = self.row_mut(slot);
+        let row = &mut self.rows[slot as usize];
         if !row.paused.contains(why) {
             return;
         }
         row.paused.remove(why);
+        self.throttled -= u32::from(why == Paused::THROTTLED);
+        self.paused_by_pressure -= u32::from(why == Paused::PRESSURE);
         if !row.paused.any() {
-            // The peer could not show a sign of life while nobody looked.
+            // The peer could not show a sign of life, or ask for anything, while nobody looked.
             row.last_receive_ds = now_ds;
+            row.last_message_ds = now_ds;
             self.actions.push_back(Action::ResumeReading { conn });
         }
-    }
-
-    /// Queues a message for one connection. Returns whether it was accepted for sending.
-    pub(super) fn push(&mut self, slot: u32, frame: &mut Shared, manner: Manner, now: Now) -> bool {
-        let now_ds = self.ds(now);
-        let row = &mut self.rows[slot as usize];
-        if matches!(row.state, State::Vacant | State::Closing | State::Connecting) {
-            return false;
-        }
-        let wire = match row.deflate {
-            Some(params) if !row.late() && frame.plain.len() >= self.deflate_min_size.saturating_add(2) => {
-                compressed(&mut self.deflaters, self.deflate_level, params.server_max_window_bits, frame)
-            }
-            _ => frame.plain.clone(),
-        };
-        if row.outbox == NONE {
-            row.outbox = self.outboxes.lease();
-        }
-        row.last_message_ds = now_ds;
-        let item = Item {
-            frame: wire,
-            class: manner.class,
-            key: manner.key,
-            source: manner.source,
-            queued_ms: now.mono_ms as u32,
-        };
-        let verdict = self.outboxes.get_mut(row.outbox).push(item, &self.limits);
-        let accepted = match verdict {
-            Push::Queued => true,
-            Push::Throttled => {
-                if !row.paused.contains(Paused::THROTTLED) {
-                    row.throttled_ds = now_ds;
-                    self.counters.throttle_crossings += 1;
-                    self.pause(slot, Paused::THROTTLED);
-                    self.deadlines[slot as usize] = self.deadlines[slot as usize].min(now_ds + 1);
-                }
-                true
-            }
-            Push::Replaced => {
-                self.counters.conflated += 1;
-                true
-            }
-            Push::Dropped => {
-                self.counters.drop_message(manner.class);
-                false
-            }
-            Push::Overflowed => {
-                self.counters.drop_message(manner.class);
-                self.overflowed.push(slot);
-                false
-            }
-        };
-        if accepted {
-            self.counters.messages_pushed += 1;
-            self.rows[slot as usize].sent_messages += 1;
-        }
-        self.mark_dirty(slot);
-        accepted
-    }
-
-    /// Queues a ping or pong: ahead of every message, and never dropped.
-    pub(super) fn push_control(&mut self, slot: u32, frame: Bytes) {
-        self.outbox(slot).push_control(frame);
-        self.mark_dirty(slot);
-    }
-
-    /// Queues the answer to an upgrade request: the first thing that is sent.
-    pub(super) fn push_response(&mut self, slot: u32, response: Bytes, now: Now) {
-        let limits = OutboxLimits::default();
-        let verdict = self.outbox(slot).push(Item::normal(response, now.mono_ms), &limits);
-        debug_assert_eq!(verdict, Push::Queued, "nothing was queued before");
-        self.mark_dirty(slot);
-    }
-
-    /// Queues the close frame behind everything else; or, for a peer that does not read, in place of everything that has not begun to go out.
-    pub(super) fn push_close(&mut self, slot: u32, frame: Bytes, behind: bool, now: Now) {
-        if behind {
-            self.outbox(slot).push_control(frame);
-        } else {
-            self.outbox(slot).push_last(frame, now.mono_ms);
-        }
-        self.mark_dirty(slot);
-    }
-
-    /// The outbox of a connection; it gets one if it has none.
-    fn outbox(&mut self, slot: u32) -> &mut Outbox {
-        let row = &mut self.rows[slot as usize];
-        if row.outbox == NONE {
-            row.outbox = self.outboxes.lease();
-        }
-        self.outboxes.get_mut(row.outbox)
     }
 
     /// Puts a connection on the dirty list, unless it is there or waits for its socket.
@@ -335,119 +278,37 @@ impl Connections {
         !self.dirty.is_empty()
     }
 
-    /// What to send next.
-    pub(super) fn gather<'a>(&'a mut self, slot: u32, scratch: &'a mut [u8]) -> Gathered<'a> {
-        let row = &mut self.rows[slot as usize];
-        if row.outbox == NONE {
-            return Gathered::Empty;
+    /// Goes on looking for the oldest queued message.
+    pub(super) fn look_for_oldest(&mut self, now: Now) {
+        let Oldest { next, age_ms, age_before_ms } = &mut self.oldest;
+        if *next == 0 {
+            (*age_before_ms, *age_ms) = (*age_ms, 0);
         }
-        if row.late() {
-            self.commit_late(slot);
-        }
-        self.outboxes.get_mut(self.rows[slot as usize].outbox).gather(scratch)
+        *next = self.outboxes.scan(*next, AGED_PER_TICK, |outbox| {
+            *age_ms = outbox.oldest_age_ms(now.mono_ms).map_or(*age_ms, |age| age.max(*age_ms));
+        });
     }
 
-    /// Takes what was sent off the outbox.
-    pub(super) fn sent(&mut self, slot: u32, offered: usize, bytes: usize) -> Flushed {
-        self.counters.bytes_sent += bytes as u64;
-        let row = &mut self.rows[slot as usize];
-        row.sent_bytes += bytes as u64;
-        row.blocked = bytes < offered;
-        if row.outbox == NONE {
-            return Flushed { empty: true, flows_again: false };
-        }
-        let advance = self.outboxes.get_mut(row.outbox).advance(bytes);
-        self.counters.frames_sent += u64::from(advance.frames);
-        if !advance.empty {
-            self.mark_dirty(slot);
-        }
-        Flushed { empty: advance.empty, flows_again: advance.now_flowing }
-    }
-
-    /// Gives an outbox back in which nothing is queued. Returns whether the connection has none now.
-    pub(super) fn release_outbox(&mut self, slot: u32) -> bool {
-        let row = &mut self.rows[slot as usize];
-        if row.outbox != NONE && self.outboxes.get(row.outbox).is_empty() {
-            self.outboxes.release(row.outbox);
-            row.outbox = NONE;
-        }
-        row.outbox == NONE
-    }
-
-    /// What was dropped per source since it was last told.
-    pub(super) fn take_gaps(&mut self, slot: u32) -> Vec<(Source, u32)> {
-        let handle = self.row(slot).outbox;
-        if handle == NONE { Vec::new() } else { self.outboxes.get_mut(handle).take_gaps().collect() }
-    }
-
-    /// The connection has left a topic: what was dropped of it is told without its name.
-    pub(super) fn forget_source(&mut self, slot: u32, source: Source) {
-        let handle = self.row(slot).outbox;
-        if handle != NONE {
-            self.outboxes.get_mut(handle).forget_source(source);
+    /// What is held now, but for what only the shard knows.
+    pub(super) fn gauges(&self) -> Gauges {
+        let state = |state: State| self.states[state as usize];
+        Gauges {
+            connecting: state(State::Connecting),
+            authenticating: state(State::Authenticating),
+            moving: state(State::Moving),
+            sessions: state(State::Active),
+            echoing: state(State::Echo),
+            closing: state(State::Closing),
+            throttled: self.throttled,
+            paused_by_pressure: self.paused_by_pressure,
+            outboxes: self.outboxes.leased() as u32,
+            queued_bytes: self.queued_bytes,
+            stored_bytes: self.stored.bytes(),
+            partial_bytes: self.partial_bytes(),
+            idle_bytes: self.idle_bytes(),
+            held_bytes: self.held_bytes(),
+            oldest_queued_ms: u64::from(self.oldest.age_ms.max(self.oldest.age_before_ms)),
+            ..Gauges::default()
         }
     }
-
-    /// Fixes the order of what a late connection sends next: joins messages to a `batch`, compresses in the order of sending.
-    fn commit_late(&mut self, slot: u32) {
-        let Connections { rows, outboxes, deflate_min_size, .. } = self;
-        let row = &mut rows[slot as usize];
-        let outbox = outboxes.get_mut(row.outbox);
-        if outbox.committed_bytes() > 0 {
-            return;
-        }
-        // Before the hand-over nothing is compressed, so that no compressor's window has to move.
-        let settled = matches!(row.state, State::Active | State::Echo);
-        let mut contexts = row.extra.as_mut().and_then(|e| e.contexts.as_mut()).filter(|_| settled);
-        let mut joined: Vec<Bytes> = Vec::new();
-        let mut joined_bytes = 0;
-        let mut opcode = Opcode::Text;
-        while let Some(item) = outbox.pop_next() {
-            opcode = opcode_of(&item.frame);
-            let payload = server_frame_payload(&item.frame);
-            joined_bytes += payload.len();
-            joined.push(payload);
-            if !row.batch || joined_bytes >= BATCH_BYTES_MAX {
-                break;
-            }
-        }
-        let (payload, frame) = match joined.len() {
-            0 => return,
-            1 => (joined[0].clone(), None),
-            _ => {
-                let payloads = joined.iter().map(Bytes::as_ref);
-                let frame = server_frame_with(Opcode::Text, joined_bytes + joined.len() + 40, |out| {
-                    reply::batch(out, payloads)
-                });
-                (server_frame_payload(&frame), Some(frame))
-            }
-        };
-        let compressed = match contexts.as_mut() {
-            Some(contexts) if payload.len() >= *deflate_min_size => contexts.deflater.frame(opcode, &payload),
-            _ => None,
-        };
-        let plain = || frame.unwrap_or_else(|| server_frame(opcode, &payload));
-        outbox.commit(compressed.unwrap_or_else(plain));
-    }
-}
-
-/// The compressed form of a shared frame, or the plain one where compressing does not make it smaller.
-fn compressed(deflaters: &mut [Option<Box<Deflater>>], level: u32, window_bits: u8, frame: &mut Shared) -> Bytes {
-    let bits = window_bits.clamp(9, WINDOW_BITS_MAX);
-    let deflater = deflaters[usize::from(bits)].get_or_insert_with(|| Box::new(Deflater::new(level, bits, false)));
-    let mut make = || deflater.frame(opcode_of(&frame.plain), &server_frame_payload(&frame.plain));
-    let made = if bits == WINDOW_BITS_MAX {
-        if frame.compressed.is_none() {
-            frame.compressed = Some(make());
-        }
-        frame.compressed.clone().flatten()
-    } else {
-        make()
-    };
-    made.unwrap_or_else(|| frame.plain.clone())
-}
-
-/// Text or binary, as the first byte of a whole server frame says.
-fn opcode_of(frame: &[u8]) -> Opcode {
-    if frame.first().is_some_and(|b| b & 0x0f == 2) { Opcode::Binary } else { Opcode::Text }
 }

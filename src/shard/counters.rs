@@ -1,10 +1,50 @@
 //! What a shard counts: plain numbers, written by one thread; the driver publishes them.
 
-use crate::error::CloseReason;
+use crate::error::{CloseReason, RefusalReason};
 use crate::protocol::class::Class;
+use crate::shard::histogram::Histogram;
+use crate::shard::pressure::Level;
 
-/// HTTP statuses with which an upgrade is refused, in the order of their counters; the last stands for all others.
-pub const REFUSAL_STATUSES: [u16; 12] = [400, 403, 404, 405, 408, 413, 426, 429, 431, 503, 505, 0];
+/// Why a message was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DropReason {
+    /// Droppable, and its receiver was behind.
+    Throttled,
+    /// It would have led its receiver above the hard bound, who is closed for it.
+    Overflow,
+    /// It was queued, and shed because the shard is short of memory.
+    Pressure,
+    /// It was queued when the connection was closed or lost.
+    Closed,
+}
+
+impl DropReason {
+    /// Every reason, in the order of their labels in the metrics.
+    pub const ALL: [DropReason; 4] =
+        [DropReason::Throttled, DropReason::Overflow, DropReason::Pressure, DropReason::Closed];
+
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            DropReason::Throttled => "throttled",
+            DropReason::Overflow => "overflow",
+            DropReason::Pressure => "pressure",
+            DropReason::Closed => "closed",
+        }
+    }
+}
+
+/// Distributions of one shard since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Distributions {
+    /// Microseconds from reading a message of a client to handing its last byte to the kernel for a receiver here.
+    pub delivery_us: Histogram,
+    /// Microseconds from accepting a connection to its 101.
+    pub handshake_us: Histogram,
+    /// Frames that one send completed.
+    pub frames_per_send: Histogram,
+}
 
 macro_rules! counters {
     ($($(#[doc = $help:literal])+ $name:ident,)+) => {
@@ -14,10 +54,12 @@ macro_rules! counters {
             $($(#[doc = $help])+ pub $name: u64,)+
             /// Closed connections, by [`CloseReason`].
             pub closes: [u64; CloseReason::ALL.len()],
-            /// Messages dropped for receivers that were behind, by [`Class`].
-            pub dropped: [u64; 4],
-            /// Refused upgrades, by status; see [`REFUSAL_STATUSES`].
-            pub refusals: [u64; REFUSAL_STATUSES.len()],
+            /// Messages given up, by [`DropReason`] and [`Class`].
+            pub dropped: [[u64; 4]; DropReason::ALL.len()],
+            /// Requests that did not become a WebSocket, by [`RefusalReason`].
+            pub refusals: [u64; RefusalReason::ALL.len()],
+            /// Times that a level of pressure was reached from below, by [`Level`].
+            pub pressure_levels: [u64; Level::ALL.len()],
         }
 
         impl Counters {
@@ -46,6 +88,8 @@ counters! {
     bytes_received,
     /// Messages queued for connections of this shard.
     messages_pushed,
+    /// Of those, messages that the kernel took whole.
+    messages_delivered,
     /// Frames that the kernel took.
     frames_sent,
     /// Bytes that the kernel took.
@@ -54,6 +98,16 @@ counters! {
     conflated,
     /// Crossings of an outbox's high mark.
     throttle_crossings,
+    /// Notices of dropped messages sent to receivers that had caught up.
+    gaps_told,
+    /// Outboxes that were shed because the shard was short of memory.
+    pressure_sheds,
+    /// Bytes freed that way.
+    pressure_shed_bytes,
+    /// Connections that were not read from any more because the shard was short of memory.
+    pressure_pauses,
+    /// Connections that were closed because the shard was short of memory.
+    pressure_closes,
     /// Requests answered by an error.
     request_errors,
     /// Messages refused because their sender was over its rate.
@@ -75,14 +129,19 @@ impl Counters {
     }
 
     /// Counts a message given up.
-    pub fn drop_message(&mut self, class: Class) {
-        self.dropped[class as usize] += 1;
+    pub fn drop_message(&mut self, reason: DropReason, class: Class) {
+        self.dropped[reason as usize][class as usize] += 1;
     }
 
-    /// Counts a refused upgrade.
-    pub fn refused(&mut self, status: u16) {
-        let last = REFUSAL_STATUSES.len() - 1;
-        let at = REFUSAL_STATUSES.iter().position(|s| *s == status).unwrap_or(last);
-        self.refusals[at] += 1;
+    /// Counts messages given up, by class.
+    pub fn drop_messages(&mut self, reason: DropReason, by_class: [u32; 4]) {
+        for (sum, more) in self.dropped[reason as usize].iter_mut().zip(by_class) {
+            *sum += u64::from(more);
+        }
+    }
+
+    /// Counts a request that does not become a WebSocket.
+    pub fn refused(&mut self, reason: RefusalReason) {
+        self.refusals[reason as usize] += 1;
     }
 }

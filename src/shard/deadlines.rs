@@ -1,14 +1,17 @@
 //! Time without timers: one column of deadlines, swept every tick; the rows that are due are looked at.
 
-use crate::error::CloseReason;
+use crate::error::{CloseReason, RefusalReason};
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
 use crate::shard::opening::after;
-use crate::shard::row::{Paused, State};
+use crate::shard::row::State;
 use crate::shard::session::row_expired;
 use crate::time::Now;
 use crate::ws::frame::{Opcode, server_frame};
 use crate::ws::handshake::Refusal;
+
+/// Milliseconds after which a session that expires by the wall clock is looked at again.
+const WALL_CLOCK_LOOK_MS: u64 = 60_000;
 
 impl Shard {
     /// The periodic sweep.
@@ -24,13 +27,16 @@ impl Shard {
             self.due(slot, now);
         }
         self.advance_drain(now);
+        self.keep_house(now);
     }
 
     /// A row's deadline has come.
     fn due(&mut self, slot: u32, now: Now) {
         match self.connections.row(slot).state {
             State::Vacant => {}
-            State::Connecting => self.refuse(slot, &Refusal::new(408, "the request did not come in time"), now),
+            State::Connecting => {
+                self.refuse(slot, &Refusal::new(RefusalReason::Timeout, "the request did not come in time"), now);
+            }
             State::Authenticating => {
                 self.close(slot, CloseReason::Unauthorized, CloseReason::Unauthorized.text(), now);
             }
@@ -57,6 +63,9 @@ impl Shard {
     /// Closes a session whose time is up, pings a silent one.
     fn check_session(&mut self, slot: u32, now: Now) {
         if let Some(reason) = self.overdue(slot, now) {
+            if reason == CloseReason::Draining {
+                self.tell_before_closing(slot, now);
+            }
             return self.close(slot, reason, reason.text(), now);
         }
         let now_ds = self.connections.ds(now);
@@ -80,7 +89,7 @@ impl Shard {
         if self.drain_due(slot, now) {
             return Some(CloseReason::Draining);
         }
-        if row.paused.contains(Paused::THROTTLED) && after(row.throttled_ds, config.outbox.grace_ms) <= now_ds {
+        if row.is_behind() && after(row.throttled_ds, config.outbox.grace_ms) <= now_ds {
             return Some(CloseReason::SlowConsumer);
         }
         // While it is not read from, nothing can be heard from it.
@@ -103,12 +112,14 @@ impl Shard {
         let mut at = NEVER;
         if row.expires_unix_s != 0 {
             let left_ms = row.expires_unix_s.saturating_mul(1000).saturating_sub(now.unix_ms);
-            at = at.min(now_ds.saturating_add(u32::try_from(left_ms.div_ceil(100)).unwrap_or(NEVER)));
+            // The wall clock may step meanwhile.
+            let look_ms = left_ms.min(WALL_CLOCK_LOOK_MS);
+            at = at.min(now_ds.saturating_add(look_ms.div_ceil(100) as u32));
         }
         if let Some(drained_ds) = self.drain_deadline(slot) {
             at = at.min(drained_ds);
         }
-        if row.paused.contains(Paused::THROTTLED) {
+        if row.is_behind() {
             at = at.min(after(row.throttled_ds, config.outbox.grace_ms));
         }
         if !row.paused.any() {

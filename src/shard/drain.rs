@@ -1,13 +1,13 @@
 //! An orderly end: everyone is told when to reconnect, and is closed at that moment; the moments are spread so that the next node is not run over.
 
-use crate::error::CloseReason;
+use crate::error::{CloseReason, RefusalReason};
 use crate::protocol::reply;
 use crate::shard::Shard;
-use crate::shard::connections::NEVER;
 use crate::shard::event::Action;
-use crate::shard::opening::after;
+use crate::shard::opening::{RETRY_AFTER_S, after};
 use crate::shard::row::State;
 use crate::time::Now;
+use crate::ws::handshake::Refusal;
 
 /// Connections told per tick.
 const TOLD_PER_TICK: u32 = 2_000;
@@ -26,6 +26,11 @@ pub(super) enum Drain {
         /// The driver knows that everyone is gone.
         reported: bool,
     },
+}
+
+/// What a client is told that comes too late.
+pub(super) fn refusal() -> Refusal {
+    Refusal::new(RefusalReason::Draining, "this node is draining").retry_after(RETRY_AFTER_S)
 }
 
 impl Shard {
@@ -71,10 +76,21 @@ impl Shard {
         let Drain::Draining { since_ds, told, .. } = self.drain else { return };
         let now_ds = self.connections.ds(now);
         let config = self.settings.config.drain.clone();
-        if after(since_ds, config.deadline_ms / 10 * 9).min(NEVER - 1) <= now_ds && config.deadline_ms != 0 {
+        if after(since_ds, config.deadline_ms) <= now_ds {
+            // They were told to go, and had time.
             for slot in self.connections.slots() {
-                if self.connections.row(slot).state != State::Closing {
-                    self.close(slot, CloseReason::GoingAway, CloseReason::GoingAway.text(), now);
+                self.abandon(slot, CloseReason::GoingAway, now);
+            }
+            return;
+        }
+        if after(since_ds, config.deadline_ms / 10 * 9) <= now_ds {
+            for slot in self.connections.slots() {
+                match self.connections.row(slot).state {
+                    State::Vacant | State::Closing => {}
+                    State::Connecting => self.refuse(slot, &refusal(), now),
+                    State::Authenticating | State::Moving | State::Active | State::Echo => {
+                        self.close(slot, CloseReason::GoingAway, CloseReason::GoingAway.text(), now);
+                    }
                 }
             }
             return;
@@ -95,6 +111,15 @@ impl Shard {
     pub(super) fn drain_newcomer(&mut self, slot: u32, now: Now) {
         if let Drain::Draining { told, .. } = self.drain
             && slot < told
+        {
+            self.tell_to_reconnect(slot, now);
+        }
+    }
+
+    /// Its moment has come before its turn to be told.
+    pub(super) fn tell_before_closing(&mut self, slot: u32, now: Now) {
+        if let Drain::Draining { told, .. } = self.drain
+            && slot >= told
         {
             self.tell_to_reconnect(slot, now);
         }

@@ -6,7 +6,7 @@
 //! 2. carry out every [`Action`] of [`Shard::next_action`](super::Shard::next_action);
 //! 3. flush: for each [`Shard::next_dirty`](super::Shard::next_dirty), [`Shard::gather`](super::Shard::gather) bytes, send them, and tell
 //!    how many went by [`Shard::sent`](super::Shard::sent);
-//! 4. move the envelopes of [`Shard::outgoing`](super::Shard::outgoing) into the mesh while it takes them.
+//! 4. move the envelopes of [`Shard::take_outgoing`](super::Shard::take_outgoing) into the mesh while it takes them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,7 +38,8 @@ pub enum Event<'a> {
         /// The bytes.
         data: &'a mut [u8],
     },
-    /// The peer's stream has ended or failed; everything before it was delivered as [`Event::Bytes`].
+    /// The peer's stream has ended or failed; everything before it was delivered as [`Event::Bytes`]. Sending goes on until
+    /// [`Action::Close`]; a send that fails is told by this event too, however often that is.
     Ended {
         /// Whose.
         conn: ConnectionId,

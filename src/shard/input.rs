@@ -5,10 +5,12 @@ use bytes::Bytes;
 use crate::error::CloseReason;
 use crate::protocol::{ErrorCode, Request, parse};
 use crate::shard::Shard;
-use crate::shard::connections::{Manner, Shared};
+use crate::shard::delivery::Manner;
+use crate::shard::frames::Shared;
 use crate::shard::limiter::{Admit, RateLimits};
 use crate::shard::row::State;
 use crate::time::Now;
+use crate::ws::deflate::Inflater;
 use crate::ws::frame::{Opcode, server_frame};
 use crate::ws::message::{Decoder, Incoming};
 
@@ -41,6 +43,7 @@ impl Shard {
         if let Some((_, state)) = extra.moving.as_mut() {
             state.leftover.extend_from_slice(data);
         }
+        self.connections.reweigh(slot);
     }
 
     fn decode(&mut self, slot: u32, data: &mut [u8], now: Now) {
@@ -49,25 +52,24 @@ impl Shard {
         let row = self.connections.row_mut(slot);
         let mut decoder =
             row.decoder.take().or_else(|| self.spare_decoders.pop()).unwrap_or_else(|| Box::new(Decoder::default()));
-        // With context takeover the connection has its own; it is put back below.
-        let mut contexts = row.extra.as_mut().and_then(|e| e.contexts.take());
+        // With context takeover the connection has its own; it is put back below. Its compressor stays where it is: what is queued
+        // meanwhile must see it.
+        let mut own = row.contexts().map(|c| std::mem::take(&mut c.inflater));
         let mut shared = std::mem::take(&mut self.inflater);
         let mut position = 0;
         loop {
-            let inflater = contexts.as_mut().map_or(&mut shared, |c| &mut c.inflater);
+            let inflater = own.as_mut().unwrap_or(&mut shared);
             match decoder.next(&config, inflater, data, &mut position) {
                 Ok(None) => break,
                 Ok(Some(Incoming::Text(text))) if self.connections.row(slot).state == State::Authenticating => {
                     // An `auth` may move the connection, and what comes behind it goes along: the text must not borrow from the input.
                     let text = text.to_owned();
-                    if let Some(c) = contexts.take() {
-                        self.connections.row_mut(slot).extra().contexts = Some(c);
-                    }
+                    self.put_back(slot, &mut own);
                     self.text_before_session(slot, &text, &mut data[position..], now);
                     if self.connections.find(conn).is_none() || self.connections.row(slot).state == State::Moving {
                         break;
                     }
-                    contexts = self.connections.row_mut(slot).extra.as_mut().and_then(|e| e.contexts.take());
+                    own = self.connections.row_mut(slot).contexts().map(|c| std::mem::take(&mut c.inflater));
                 }
                 Ok(Some(incoming)) => {
                     self.incoming(slot, incoming, now);
@@ -84,17 +86,23 @@ impl Shard {
         self.inflater = shared;
         let kept = self.connections.find(conn).is_some() && !self.connections.row(slot).discard_input;
         if kept {
-            if let Some(contexts) = contexts {
-                self.connections.row_mut(slot).extra().contexts = Some(contexts);
-            }
+            self.put_back(slot, &mut own);
             if !decoder.is_idle() {
                 self.connections.row_mut(slot).decoder = Some(decoder);
-                return;
+                return self.connections.reweigh(slot);
             }
+            self.connections.reweigh(slot);
         }
         if self.spare_decoders.len() < SPARE_DECODERS_MAX {
             decoder.reset();
             self.spare_decoders.push(decoder);
+        }
+    }
+
+    /// Gives a connection its own inflater back.
+    fn put_back(&mut self, slot: u32, own: &mut Option<Inflater>) {
+        if let (Some(contexts), Some(inflater)) = (self.connections.row_mut(slot).contexts(), own.take()) {
+            contexts.inflater = inflater;
         }
     }
 

@@ -3,7 +3,7 @@
 //! Everything that decides anything is here; nothing here knows a socket, a clock, a thread or a lock. See [`event`] for how a driver
 //! turns it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,29 +20,39 @@ use crate::ws::message::{Decoder, DecoderConfig};
 mod connections;
 pub mod counters;
 mod deadlines;
+mod delivery;
 mod drain;
 pub mod event;
+mod frames;
+pub mod gauges;
+pub mod histogram;
 mod input;
 pub mod ip_table;
 pub mod limiter;
 mod opening;
 pub mod outbox;
 mod presence;
+pub mod pressure;
 mod relay;
+mod relief;
 mod requests;
 mod routing;
 mod row;
 mod session;
 mod topics;
 mod users;
+mod weights;
 
 use connections::Connections;
-use counters::Counters;
+use counters::{Counters, Distributions};
 use drain::Drain;
 use event::{Action, Event, Gathered};
+use gauges::Gauges;
 use ip_table::IpTable;
 use presence::Presence;
+use pressure::Pressure;
 use relay::Relay;
+use row::Paused;
 use topics::{HomeTopics, LocalTopics};
 use users::Users;
 
@@ -58,6 +68,11 @@ pub struct Shard {
     relay: Relay,
     presence: Presence,
     ips: IpTable,
+    pressure: Pressure,
+    /// Connections that are not read from for want of memory; some may have gone.
+    paused_by_pressure: Vec<ConnectionId>,
+    /// Connections that are opening or were, in the order in which they came.
+    opening_order: VecDeque<ConnectionId>,
     drain: Drain,
     message_ids: MessageIds,
     random: fastrand::Rng,
@@ -112,6 +127,9 @@ impl Shard {
             relay: Relay::new(id, settings.homes.shards()),
             presence: Presence::default(),
             ips,
+            pressure: Pressure::new(settings.config.outbox.shard_budget),
+            paused_by_pressure: Vec::new(),
+            opening_order: VecDeque::new(),
             drain: Drain::Off,
             message_ids: MessageIds::new(id, settings.instance),
             default_permissions: Rc::new((*settings.default_permissions).clone()),
@@ -158,6 +176,7 @@ impl Shard {
             Event::Reload(settings) => self.reload(settings),
         }
         self.close_overflowed(now);
+        self.relieve(now);
     }
 
     /// The next thing the driver must do.
@@ -187,13 +206,18 @@ impl Shard {
     /// where all was taken and more is queued, the connection is dirty again.
     pub fn sent(&mut self, conn: ConnectionId, offered: usize, bytes: usize, now: Now) {
         if let Some(slot) = self.connections.find(conn) {
-            let flushed = self.connections.sent(slot, offered, bytes);
+            let flushed = self.connections.sent(slot, offered, bytes, now);
             if flushed.flows_again {
-                self.flows_again(slot, now);
+                self.connections.resume(slot, Paused::THROTTLED, now);
+            }
+            if flushed.has_gaps {
+                self.tell_gaps(slot, now);
             }
             if flushed.empty && self.connections.release_outbox(slot) {
                 self.flushed(slot);
             }
+            // A gap that is told may be one too many; by the next event the row may be another connection's.
+            self.close_overflowed(now);
         }
     }
 
@@ -226,6 +250,17 @@ impl Shard {
         &self.connections.counters
     }
 
+    /// What this shard has measured.
+    pub fn distributions(&self) -> &Distributions {
+        &self.connections.distributions
+    }
+
+    /// What this shard holds now, in numbers for the operator. Cheap: nothing is looked for.
+    pub fn gauges(&self) -> Gauges {
+        let (budget_bytes, pressure) = (self.pressure.budget(), self.pressure.level());
+        Gauges { budget_bytes, pressure, ..self.connections.gauges() }
+    }
+
     /// What this shard holds.
     pub fn held(&self) -> Held {
         use crate::protocol::envelope::Topic;
@@ -244,6 +279,7 @@ impl Shard {
 
     fn reload(&mut self, settings: Arc<Settings>) {
         self.connections.configure(&settings.config);
+        self.pressure.set_budget(settings.config.outbox.shard_budget);
         let limits = &settings.config.limits;
         self.ips.set_limits(limits.connections_per_ip, limits.connections_per_ip_window_ms);
         self.default_permissions = Rc::new((*settings.default_permissions).clone());

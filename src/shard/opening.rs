@@ -4,25 +4,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use crate::config::AuthMode;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, RefusalReason};
 use crate::ids::ConnectionId;
-use crate::limits::{HANDOVER_LEFTOVER_BYTES_MAX, HTTP_HEAD_BYTES_MAX, USER_AGENT_BYTES_MAX};
+use crate::limits::{HTTP_HEAD_BYTES_MAX, USER_AGENT_BYTES_MAX, USER_AGENTS_MAX};
 use crate::protocol::envelope::Envelope;
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
-use crate::shard::drain::Drain;
+use crate::shard::drain::{self, Drain};
 use crate::shard::ip_table::RetryAfter;
-use crate::shard::row::{AddressVerdict, Contexts, Opening, Row, State};
+use crate::shard::row::{AddressVerdict, Contexts, Opening, Paused, Preface, Row, State};
 use crate::shard::session::Identity;
 use crate::time::Now;
 use crate::ws::deflate::{Deflater, Inflater};
 use crate::ws::handshake::{HeadStatus, Refusal, RequestHead, Upgrade, parse_head, upgrade};
+use crate::ws::proxy_protocol::{self, ProxyHeader};
 
 /// Seconds after which a client that was refused for want of room may try again.
-const RETRY_AFTER_S: u32 = 5;
-
-/// Distinct user agents that are shared; past that, new ones are not kept.
-const USER_AGENTS_MAX: usize = 4096;
+pub(super) const RETRY_AFTER_S: u32 = 5;
 
 /// What an upgrade request comes to.
 enum Outcome {
@@ -45,14 +43,37 @@ impl Shard {
         let now_ds = self.connections.ds(now);
         let mut row = Row::open(conn.generation, State::Connecting, peer, now_ds);
         row.created_unix_ms = now.unix_ms;
-        row.extra().opening = Some(Opening { head: Vec::new(), address: AddressVerdict::Unasked, over_capacity });
+        let proxied = self.settings.config.listen.proxy_protocol;
+        row.extra().opening = Some(Opening {
+            head: Vec::new(),
+            proxy: if proxied { Preface::Awaited } else { Preface::Taken(0) },
+            accepted_us: now.mono_us(),
+            address: AddressVerdict::Unasked,
+            over_capacity,
+        });
         self.connections.insert(conn, row);
         self.connections.counters.accepted += 1;
         let timeout = self.settings.config.session.handshake_timeout_ms;
         self.connections.set_deadline(conn.slot, after(now_ds, timeout));
-        if !self.is_trusted_proxy(peer.ip()) {
-            // The answer comes back while the request is still on its way.
-            self.ask_for_address(conn.slot, peer.ip(), now);
+        self.bound_opening(conn.slot, now);
+        match (proxied, self.is_trusted_proxy(peer.ip())) {
+            (true, true) => {}
+            (true, false) => {
+                let text = "this listener takes connections from its proxies only (listen.trusted_proxies)";
+                self.refuse(conn.slot, &Refusal::new(RefusalReason::ProxyHeader, text), now);
+            }
+            (false, _) => self.ask_early(conn.slot, now),
+        }
+    }
+
+    /// Asks whether the client's address may open a connection, where it is known before the request: the answer comes back while the
+    /// request is still on its way. Who may not is told at once, and does not hold a place.
+    fn ask_early(&mut self, slot: u32, now: Now) {
+        let ip = self.connections.row(slot).ip;
+        if !self.is_trusted_proxy(ip)
+            && let AddressVerdict::Refused(seconds) = self.ask_for_address(slot, ip, now)
+        {
+            self.refuse(slot, &over_address_rate(seconds), now);
         }
     }
 
@@ -64,26 +85,34 @@ impl Shard {
             let used = self.try_open(slot, data, now);
             match used {
                 Some(used) => self.rest_of_opening(slot, &mut data[used..], now),
-                None => {
-                    if let Some(opening) = self.connections.row_mut(slot).opening() {
-                        opening.head.extend_from_slice(data);
-                    }
-                }
+                None => self.keep_opening(slot, data),
             }
-            return;
+        } else {
+            self.keep_opening(slot, data);
+            self.retry_open(slot, now);
         }
+    }
+
+    fn keep_opening(&mut self, slot: u32, data: &[u8]) {
+        let Some(opening) = self.connections.row_mut(slot).opening() else { return };
         opening.head.extend_from_slice(data);
-        if opening.head.len() > HTTP_HEAD_BYTES_MAX + HANDOVER_LEFTOVER_BYTES_MAX {
-            // A flood behind a request that still waits for its answer.
-            return self.refuse(slot, &Refusal::new(413, "too much was sent before the upgrade was answered"), now);
+        // More than a request: it is complete, and only its address is waited for. Nothing bounds what comes behind it but this.
+        let preface = if let Preface::Taken(len) = opening.proxy { len } else { 0 };
+        let complete = opening.head.len() > preface + HTTP_HEAD_BYTES_MAX;
+        self.connections.reweigh(slot);
+        if complete {
+            self.connections.pause(slot, Paused::ADDRESS);
         }
-        self.retry_open(slot, now);
     }
 
     /// The home of this connection's address has answered.
     pub(super) fn address_answered(&mut self, slot: u32, retry_after_s: Option<u32>, now: Now) {
+        self.connections.resume(slot, Paused::ADDRESS, now);
         let Some(opening) = self.connections.row_mut(slot).opening() else { return };
-        opening.address = retry_after_s.map_or(AddressVerdict::Admitted, AddressVerdict::Refused);
+        if let Some(seconds) = retry_after_s {
+            return self.refuse(slot, &over_address_rate(seconds), now);
+        }
+        opening.address = AddressVerdict::Admitted;
         if !opening.head.is_empty() {
             self.retry_open(slot, now);
         }
@@ -112,9 +141,18 @@ impl Shard {
 
     /// Answers the request if it is complete and all is known. Returns the length of its head, or `None` to wait.
     fn try_open(&mut self, slot: u32, bytes: &[u8], now: Now) -> Option<usize> {
-        let (head, len) = match parse_head(bytes) {
+        let preface = match self.take_preface(slot, bytes, now) {
+            Ok(preface) => preface?,
+            Err(refusal) => {
+                self.refuse(slot, &refusal, now);
+                return Some(bytes.len());
+            }
+        };
+        // It may have led to a refusal of its own.
+        self.connections.row_mut(slot).opening()?;
+        let (head, len) = match parse_head(&bytes[preface..]) {
             Ok(HeadStatus::Incomplete) => return None,
-            Ok(HeadStatus::Complete { head, len }) => (head, len),
+            Ok(HeadStatus::Complete { head, len }) => (head, preface + len),
             Err(refusal) => {
                 self.refuse(slot, &refusal, now);
                 return Some(bytes.len());
@@ -124,7 +162,7 @@ impl Shard {
             Ok(Outcome::Wait) => return None,
             Ok(Outcome::Echo { upgrade }) => {
                 self.upgraded(slot, &upgrade, now);
-                self.connections.row_mut(slot).state = State::Echo;
+                self.connections.set_state(slot, State::Echo);
                 self.start_heartbeat(slot, now);
             }
             Ok(Outcome::Upgraded { upgrade, row, identity }) => {
@@ -132,7 +170,7 @@ impl Shard {
                 let stored = self.connections.row_mut(slot);
                 stored.user_agent = row.user_agent;
                 stored.batch = row.batch;
-                stored.state = State::Authenticating;
+                self.connections.set_state(slot, State::Authenticating);
                 self.identify(slot, identity, now);
             }
             Err(refusal) => {
@@ -143,23 +181,54 @@ impl Shard {
         Some(len)
     }
 
+    /// Takes the PROXY header from the front, where there must be one. Returns its length, or `None` to wait.
+    fn take_preface(&mut self, slot: u32, bytes: &[u8], now: Now) -> Result<Option<usize>, Refusal> {
+        match self.connections.row_mut(slot).opening().map(|opening| opening.proxy) {
+            Some(Preface::Taken(len)) => return Ok(Some(len)),
+            None => return Ok(None),
+            Some(Preface::Awaited) => {}
+        }
+        match proxy_protocol::parse(bytes) {
+            Ok(ProxyHeader::Incomplete) => Ok(None),
+            Ok(ProxyHeader::Complete { client, len }) => {
+                let row = self.connections.row_mut(slot);
+                if let Some(client) = client {
+                    (row.ip, row.port) = (client.ip(), client.port());
+                }
+                if let Some(opening) = row.opening() {
+                    opening.proxy = Preface::Taken(len);
+                }
+                self.ask_early(slot, now);
+                Ok(Some(len))
+            }
+            Err(what) => Err(Refusal::new(RefusalReason::ProxyHeader, what.0)),
+        }
+    }
+
     /// Whether this request may become a WebSocket.
     fn examine(&mut self, slot: u32, head: &RequestHead<'_>, now: Now) -> Result<Outcome, Refusal> {
         let echo = self.settings.config.echo.enabled && head.path == "/echo";
         if head.path != "/ws" && !echo {
-            return Err(Refusal::new(404, "there is nothing here; WebSocket clients connect to /ws"));
+            return Err(Refusal::new(
+                RefusalReason::NotFound,
+                "there is nothing here; WebSocket clients connect to /ws",
+            ));
         }
         let upgrade = upgrade(head, &self.settings.config.deflate)?;
         self.check_origin(head)?;
         if !matches!(self.drain, Drain::Off) {
-            return Err(Refusal::new(503, "this node is draining").retry_after(RETRY_AFTER_S));
+            return Err(drain::refusal());
+        }
+        if let Some(refusal) = self.refused_by_pressure() {
+            return Err(refusal);
         }
         let (address, over_capacity) = match self.connections.row_mut(slot).opening() {
             Some(opening) => (opening.address, opening.over_capacity),
             None => (AddressVerdict::Admitted, false),
         };
         if over_capacity {
-            return Err(Refusal::new(503, "this node holds as many connections as it may").retry_after(RETRY_AFTER_S));
+            let refusal = Refusal::new(RefusalReason::Capacity, "this node holds as many connections as it may");
+            return Err(refusal.retry_after(RETRY_AFTER_S));
         }
         let address = match address {
             AddressVerdict::Unasked => {
@@ -171,7 +240,7 @@ impl Shard {
         };
         match address {
             AddressVerdict::Refused(seconds) => {
-                return Err(Refusal::new(429, "too many new connections from this address").retry_after(seconds));
+                return Err(over_address_rate(seconds));
             }
             AddressVerdict::Asked | AddressVerdict::Unasked => return Ok(Outcome::Wait),
             AddressVerdict::Admitted => {}
@@ -196,6 +265,7 @@ impl Shard {
         let (config, now_ds) = (&self.settings.config, self.connections.ds(now));
         let level = config.deflate.level;
         let row = self.connections.row_mut(slot);
+        let accepted_us = row.opening().map(|opening| opening.accepted_us);
         row.extra = None;
         row.deflate = upgrade.deflate;
         row.protocol_named = upgrade.protocol.is_some();
@@ -205,15 +275,22 @@ impl Shard {
             row.extra().contexts = Some(contexts);
         }
         self.connections.set_deadline(slot, NEVER);
-        self.connections.push_response(slot, upgrade.response(), now);
+        self.connections.push_response(slot, upgrade.response());
         self.connections.counters.upgraded += 1;
+        if let Some(accepted_us) = accepted_us {
+            self.connections.distributions.handshake_us.record(now.mono_us().saturating_sub(accepted_us));
+        }
     }
 
     /// Answers with an HTTP error and ends the connection.
     pub(super) fn refuse(&mut self, slot: u32, refusal: &Refusal, now: Now) {
-        self.connections.counters.refused(refusal.status);
-        self.connections.push_response(slot, refusal.response(), now);
-        let reason = if refusal.status == 408 { CloseReason::HandshakeTimeout } else { CloseReason::HandshakeRefused };
+        self.connections.counters.refused(refusal.reason);
+        self.connections.push_response(slot, refusal.response());
+        let reason = if refusal.reason == RefusalReason::Timeout {
+            CloseReason::HandshakeTimeout
+        } else {
+            CloseReason::HandshakeRefused
+        };
         self.linger(slot, reason, now);
     }
 
@@ -224,7 +301,7 @@ impl Shard {
         if allowed.is_empty() || allowed.iter().any(|a| a == "*" || a.eq_ignore_ascii_case(origin)) {
             return Ok(());
         }
-        Err(Refusal::new(403, "this origin may not connect (listen.allowed_origins)"))
+        Err(Refusal::new(RefusalReason::Origin, "this origin may not connect (listen.allowed_origins)"))
     }
 
     /// Asks whether this address may open another connection; remembers and returns the verdict.
@@ -261,8 +338,9 @@ impl Shard {
         }
         let mut client = socket;
         let values: Vec<&[u8]> = head.headers("x-forwarded-for").collect();
-        let hops = values.iter().rev().flat_map(|value| value.rsplit(|b| *b == b','));
-        for hop in hops {
+        let hops = values.iter().rev().flat_map(|value| value.rsplit(|b| *b == b',')).map(<[u8]>::trim_ascii);
+        // Whatever stands further left was written by somebody who is not believed.
+        for hop in hops.filter(|hop| !hop.is_empty()) {
             let Some(ip) = std::str::from_utf8(hop).ok().and_then(parse_hop) else { break };
             client = ip;
             if !self.is_trusted_proxy(ip) {
@@ -272,7 +350,8 @@ impl Shard {
         client
     }
 
-    fn intern_user_agent(&mut self, text: &str) -> Option<Rc<str>> {
+    /// The shared copy of a user agent, cut to its bound; `None` where there are too many already.
+    pub(super) fn intern_user_agent(&mut self, text: &str) -> Option<Rc<str>> {
         let mut end = text.len().min(USER_AGENT_BYTES_MAX);
         while !text.is_char_boundary(end) {
             end -= 1;
@@ -282,10 +361,8 @@ impl Shard {
             return Some(known.clone());
         }
         if self.user_agents.len() >= USER_AGENTS_MAX {
-            self.user_agents.retain(|agent, ()| Rc::strong_count(agent) > 1);
-            if self.user_agents.len() >= USER_AGENTS_MAX {
-                return None;
-            }
+            // The next tick forgets those that nobody has any more.
+            return None;
         }
         let agent: Rc<str> = Rc::from(text);
         self.user_agents.insert(agent.clone(), ());
@@ -300,6 +377,11 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
         .ok()
         .or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()))
         .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
+        .map(|ip| ip.to_canonical())
+}
+
+fn over_address_rate(retry_after_s: u32) -> Refusal {
+    Refusal::new(RefusalReason::AddressRate, "too many new connections from this address").retry_after(retry_after_s)
 }
 
 /// Contexts for a connection that keeps any between messages; `window` is what the client has sent before, on another shard.

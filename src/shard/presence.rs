@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::ids::{ConnectionId, ShardId};
-use crate::limits::PRESENCE_USERS_MAX;
+use crate::limits::{PRESENCE_QUESTIONS_MAX, PRESENCE_USERS_MAX};
 use crate::protocol::envelope::{Census, Envelope, Topic};
 use crate::protocol::reply::{self, Place};
 use crate::protocol::{ErrorCode, RequestId};
@@ -11,9 +11,6 @@ use crate::shard::Shard;
 use crate::shard::relay::Debt;
 use crate::time::Now;
 use crate::ws::frame::{Opcode, server_frame_with};
-
-/// Questions that one shard has open at a time; over it: `unavailable`.
-const QUESTIONS_MAX: usize = 1024;
 
 /// The questions this shard has put to others.
 #[derive(Debug, Default)]
@@ -52,7 +49,7 @@ impl Shard {
         debt: &Debt,
         now: Now,
     ) {
-        if self.presence.open.len() >= QUESTIONS_MAX {
+        if self.presence.open.len() >= PRESENCE_QUESTIONS_MAX {
             let text = "too many presence requests at once";
             let frame = server_frame_with(Opcode::Text, 160, |out| {
                 reply::error(out, id.as_ref(), ErrorCode::Unavailable, text);
@@ -142,7 +139,8 @@ impl Shard {
 
 impl Question {
     fn add(&mut self, users: Vec<(Box<str>, u32)>, census: Census) {
-        self.users.extend(users);
+        let room = PRESENCE_USERS_MAX.saturating_sub(self.users.len());
+        self.users.extend(users.into_iter().take(room));
         self.census.users += census.users;
         self.census.connections += census.connections;
     }

@@ -5,7 +5,7 @@
 //! full lets envelopes wait here, first in first out; so the home's queue is bounded by the credit of all origins, and an origin without
 //! credit stops reading from the client that sends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use crate::ids::{ConnectionId, ShardId};
@@ -37,7 +37,7 @@ struct Lane {
     /// What is owed back to that shard and not sent yet.
     owed: Amount,
     /// Clients that are not read from until there is credit again.
-    waiting: Vec<ConnectionId>,
+    waiting: BTreeSet<ConnectionId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,7 +63,7 @@ impl Relay {
 
     /// This client waits for credit at `home`.
     pub(super) fn wait(&mut self, home: ShardId, conn: ConnectionId) {
-        self.lanes[home.index()].waiting.push(conn);
+        self.lanes[home.index()].waiting.insert(conn);
     }
 
     /// The debt for something received from `origin`, or sent by this shard itself.
@@ -83,16 +83,17 @@ impl Relay {
         Vec::new()
     }
 
-    /// Credit came back from `home`. Returns the clients that may be read from again: with hysteresis, at half of the credit.
+    /// Credit came back from `home`. Returns the clients that may be read from again: with hysteresis, at half of the credit, and only
+    /// those that do not wait for another home as well.
     pub(super) fn restore(&mut self, home: ShardId, envelopes: u32, bytes: u32) -> Vec<ConnectionId> {
         let lane = &mut self.lanes[home.index()];
         lane.used.envelopes = lane.used.envelopes.saturating_sub(envelopes);
         lane.used.bytes = lane.used.bytes.saturating_sub(bytes);
-        if lane.used.envelopes <= MESH_CREDIT_ENVELOPES / 2 && lane.used.bytes <= MESH_CREDIT_BYTES / 2 {
-            std::mem::take(&mut lane.waiting)
-        } else {
-            Vec::new()
+        if lane.used.envelopes > MESH_CREDIT_ENVELOPES / 2 || lane.used.bytes > MESH_CREDIT_BYTES / 2 {
+            return Vec::new();
         }
+        let ready = std::mem::take(&mut lane.waiting);
+        ready.into_iter().filter(|conn| !self.lanes.iter().any(|lane| lane.waiting.contains(conn))).collect()
     }
 
     /// Queues an envelope for another shard.
@@ -181,5 +182,17 @@ mod tests {
         assert!(origin.restore(B, MESH_CREDIT_ENVELOPES / 2 - 1, 0).is_empty());
         assert_eq!(origin.restore(B, 1, 0), [conn]);
         assert_eq!(origin.outstanding(), u64::from(MESH_CREDIT_ENVELOPES / 2));
+    }
+
+    #[test]
+    fn a_client_that_waits_for_two_homes_goes_on_with_the_second() {
+        let mut origin = Relay::new(A, 3);
+        let conn = ConnectionId { shard: A, slot: 1, generation: 1 };
+        for home in [B, C] {
+            assert!(!origin.spend(home, MESH_CREDIT_BYTES as usize));
+            origin.wait(home, conn);
+        }
+        assert!(origin.restore(B, 1, MESH_CREDIT_BYTES).is_empty(), "it would go on sending to C");
+        assert_eq!(origin.restore(C, 1, MESH_CREDIT_BYTES), [conn]);
     }
 }

@@ -1,6 +1,7 @@
 //! What clients ask for, carried out: permissions, memberships here, and the envelope to the home of whatever is addressed.
 
 use crate::ids::ShardId;
+use crate::limits::LOCAL_TOPICS_MAX;
 use crate::protocol::class::Class;
 use crate::protocol::envelope::{self, Envelope, ReplyTo, Topic};
 use crate::protocol::reply::{self, Kind, MessageHead, OkFields};
@@ -154,7 +155,8 @@ impl Shard {
             None => self.settings.homes.default_key(to, &from, publication.event.as_deref().unwrap_or("")),
         });
         let frame = Vec::from(frame).into_boxed_slice();
-        (envelope::Publication { frame, class, key, tags: publication.tags.clone() }, message_id)
+        let accepted_us = Some(now.mono_us());
+        (envelope::Publication { frame, class, key, tags: publication.tags.clone(), accepted_us }, message_id)
     }
 
     /// The class of a message that names none.
@@ -170,16 +172,16 @@ impl Shard {
     pub(super) fn route(&mut self, slot: u32, home: ShardId, envelope: Envelope, now: Now) {
         let conn = self.connections.id(slot);
         let more = self.relay.spend(home, envelope.payload_bytes());
+        if !more {
+            // Before it is handled: here that may give the credit back at once, and nobody would wake the client after that.
+            self.connections.counters.credit_waits += 1;
+            self.connections.pause(slot, Paused::CREDIT);
+            self.relay.wait(home, conn);
+        }
         if home == self.id {
             self.receive(home, envelope, now);
         } else {
             self.relay.send(home, envelope, None);
-        }
-        // Handling it here may have closed the sender.
-        if !more && self.connections.find(conn).is_some() {
-            self.connections.counters.credit_waits += 1;
-            self.connections.pause(slot, Paused::CREDIT);
-            self.relay.wait(home, conn);
         }
     }
 
@@ -202,7 +204,12 @@ impl Shard {
         if let Some(place) = self.membership(slot, topic, name) {
             // It is in already; a subscription may have another filter now.
             let Membership { topic: index, position } = self.connections.row(slot).memberships[place];
-            self.topics.member(index, position).filter = filter;
+            let before = std::mem::replace(&mut self.topics.member(index, position).filter, filter);
+            let (freed, held) =
+                (filter_bytes(before.as_deref()), filter_bytes(self.topics.member(index, position).filter.as_deref()));
+            let row = self.connections.row_mut(slot);
+            row.filter_bytes = row.filter_bytes - freed + held;
+            self.connections.reweigh(slot);
             return self.answer_ok(slot, id.as_ref(), &place_fields(topic, name), now);
         }
         let max = self.settings.config.session.max_subscriptions as usize;
@@ -210,13 +217,22 @@ impl Shard {
             let text = format!("at most {max} rooms and channels per connection");
             return self.error(slot, id.as_ref(), ErrorCode::TooManyRooms, &text, now);
         }
+        if self.topics.count() >= LOCAL_TOPICS_MAX && self.topics.find(topic, name).is_none() {
+            let text = "this node knows as many rooms and channels as it may";
+            return self.error(slot, id.as_ref(), ErrorCode::Unavailable, text, now);
+        }
         let first = !self.user_is_in(slot, topic, name);
+        let held = filter_bytes(filter.as_deref());
         let place = self.connections.row(slot).memberships.len() as u32;
         let (index, position) = self.topics.add(topic, name, Member { slot, place, filter });
         let row = self.connections.row_mut(slot);
         row.memberships.push(Membership { topic: index, position });
+        row.filter_bytes += held;
         let user = self.users.get(row.user).name.as_ref();
         let first_of_user = first.then(|| Box::from(user));
+        if held > 0 {
+            self.connections.reweigh(slot);
+        }
         let reply = self.reply_to(slot, id);
         let home = self.settings.homes.topic(topic, name);
         self.route(slot, home, Envelope::Enter { topic, name: name.into(), first_of_user, reply }, now);
@@ -244,7 +260,13 @@ impl Shard {
             self.topics.member(moved.topic, moved.position).place = place as u32;
         }
         let (topic, name) = (self.topics.get(index).kind, self.topics.get(index).name.clone());
-        if let Some((moved_slot, moved_place)) = self.topics.remove(index, position).moved {
+        let removed = self.topics.remove(index, position);
+        let freed = filter_bytes(removed.filter.as_deref());
+        if freed > 0 {
+            self.connections.row_mut(slot).filter_bytes -= freed;
+            self.connections.reweigh(slot);
+        }
+        if let Some((moved_slot, moved_place)) = removed.moved {
             self.connections.row_mut(moved_slot).memberships[moved_place as usize].position = position;
         }
         let source = match topic {
@@ -271,6 +293,11 @@ impl Shard {
             .iter()
             .any(|&other| other != slot && self.connections.row(other).memberships.iter().any(|m| m.topic == index))
     }
+}
+
+/// What a subscription's filter takes up.
+fn filter_bytes(filter: Option<&Filter>) -> u32 {
+    filter.map_or(0, |filter| u32::try_from(filter.held_bytes()).unwrap_or(u32::MAX))
 }
 
 /// `roomId` or `channel`.

@@ -6,8 +6,9 @@ use crate::protocol::envelope::{Envelope, Publication, ReplyTo, Topic};
 use crate::protocol::reply::{self, OkFields, Status};
 use crate::protocol::tags::Tags;
 use crate::shard::Shard;
-use crate::shard::connections::{Manner, Shared};
-use crate::shard::outbox::Source;
+use crate::shard::delivery::Manner;
+use crate::shard::frames::Shared;
+use crate::shard::outbox::{Accepted, Source};
 use crate::shard::relay::Debt;
 use crate::shard::requests::place_fields;
 use crate::shard::row::{Paused, State};
@@ -100,9 +101,9 @@ impl Shard {
     /// Delivers to every connection of a user at home here.
     fn deliver_to_user(&mut self, user: &str, publication: Publication, now: Now) -> Status {
         let Some(index) = self.users.find(user) else { return Status::Offline };
-        let Publication { frame, class, key, .. } = publication;
+        let Publication { frame, class, key, accepted_us, .. } = publication;
         let mut frame = Shared::new(frame);
-        let manner = Manner { class, key, source: Source::None };
+        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now) };
         let mut accepted = false;
         for &slot in &self.users.get(index).connections {
             accepted |= self.connections.push(slot, &mut frame, manner, now);
@@ -158,13 +159,13 @@ impl Shard {
             self.connections.counters.envelopes_stale += 1;
             return;
         };
-        let Publication { frame, class, key, tags } = publication;
+        let Publication { frame, class, key, tags, accepted_us } = publication;
         let mut frame = Shared::new(frame);
         let source = match topic {
             Topic::Room => Source::Room(index),
             Topic::Channel => Source::Channel(index),
         };
-        let manner = Manner { class, key, source };
+        let manner = Manner { class, key, source, accepted: accepted_at(accepted_us, now) };
         let except_slot = except.and_then(|conn| self.connections.find(conn));
         let except_user = except_user.and_then(|user| self.users.find(user));
         let no_tags = Tags::default();
@@ -182,9 +183,9 @@ impl Shard {
 
     /// Delivers to every session of this shard.
     fn deliver_to_all(&mut self, publication: Publication, now: Now) {
-        let Publication { frame, class, key, .. } = publication;
+        let Publication { frame, class, key, accepted_us, .. } = publication;
         let mut frame = Shared::new(frame);
-        let manner = Manner { class, key, source: Source::None };
+        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now) };
         for slot in 0..self.connections.capacity() {
             if self.connections.row(slot).state == State::Active {
                 self.connections.push(slot, &mut frame, manner, now);
@@ -210,7 +211,7 @@ impl Shard {
         let capacity = 64 + user.len() + room.len();
         let frame = server_frame_with(Opcode::Text, capacity, |out| encode(out, user, room));
         let frame = Vec::from(frame).into_boxed_slice();
-        let publication = Publication { frame, class: Class::Droppable, key: None, tags: None };
+        let publication = Publication { frame, class: Class::Droppable, key: None, tags: None, accepted_us: None };
         self.fan_out(Topic::Room, room, publication, None, Some(user), debt, now);
     }
 
@@ -246,4 +247,9 @@ impl Shard {
             None => self.connections.counters.envelopes_stale += 1,
         }
     }
+}
+
+/// What is kept of when a message was accepted.
+fn accepted_at(accepted_us: Option<u64>, now: Now) -> Accepted {
+    accepted_us.map_or(Accepted::UNMEASURED, |us| Accepted::new(us, now))
 }

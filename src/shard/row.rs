@@ -18,6 +18,7 @@ pub(super) const NONE: u32 = u32::MAX;
 
 /// Where a connection is in its life. `idle` is not stored: it is `Active` without a recent message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum State {
     /// No connection in this row.
     Vacant,
@@ -35,6 +36,10 @@ pub(super) enum State {
     Closing,
 }
 
+impl State {
+    pub(super) const COUNT: usize = State::Closing as usize + 1;
+}
+
 /// Why nothing is received from a connection; a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Paused(u8);
@@ -46,6 +51,10 @@ impl Paused {
     pub(super) const CREDIT: Paused = Paused(2);
     /// It is about to move to its home shard.
     pub(super) const MOVING: Paused = Paused(4);
+    /// Its request is complete, and whether its address may connect is not known yet.
+    pub(super) const ADDRESS: Paused = Paused(8);
+    /// The shard is short of memory, and this connection holds much of it.
+    pub(super) const PRESSURE: Paused = Paused(16);
 
     pub(super) fn any(self) -> bool {
         self.0 != 0
@@ -71,12 +80,25 @@ pub(super) struct Membership {
 /// What is held only until a connection is upgraded.
 #[derive(Debug)]
 pub(super) struct Opening {
-    /// The request so far.
+    /// What has been received so far: the request, and a PROXY header in front of it.
     pub(super) head: Vec<u8>,
+    /// The PROXY header in front of it.
+    pub(super) proxy: Preface,
+    /// When it was accepted, on the clock of [`Now::mono_us`](crate::time::Now::mono_us).
+    pub(super) accepted_us: u64,
     /// What the home of its address says.
     pub(super) address: AddressVerdict,
     /// The process is full: refuse it.
     pub(super) over_capacity: bool,
+}
+
+/// The PROXY header of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preface {
+    /// It must come first.
+    Awaited,
+    /// It had so many bytes; 0 where none is wanted.
+    Taken(usize),
 }
 
 /// Whether this address may open another connection.
@@ -99,6 +121,13 @@ pub(super) struct Contexts {
     pub(super) deflater: Deflater,
 }
 
+impl Contexts {
+    fn held_bytes(&self) -> usize {
+        // An inflater that has been used has tables and a window of its own, about 48 KiB.
+        size_of::<Self>() + 48 * 1024 + self.inflater.held_bytes() + self.deflater.held_bytes()
+    }
+}
+
 /// What a connection holds only at times; absent at rest.
 #[derive(Debug, Default)]
 pub(super) struct Extra {
@@ -108,6 +137,16 @@ pub(super) struct Extra {
     pub(super) moving: Option<(ShardId, Box<Handover>)>,
     /// With context takeover only.
     pub(super) contexts: Option<Box<Contexts>>,
+}
+
+impl Extra {
+    fn held_bytes(&self) -> usize {
+        let opening = self.opening.as_ref().map_or(0, |opening| opening.head.capacity());
+        let moving =
+            self.moving.as_ref().map_or(0, |(_, state)| state.leftover.capacity() + state.inflate_window.capacity());
+        let contexts = self.contexts.as_ref().map_or(0, |contexts| contexts.held_bytes());
+        size_of::<Self>() + opening + moving + contexts
+    }
 }
 
 /// A connection.
@@ -132,6 +171,8 @@ pub(super) struct Row {
     pub(super) fin_when_sent: bool,
     /// Nothing that arrives is looked at any more.
     pub(super) discard_input: bool,
+    /// The peer's stream has ended.
+    pub(super) ended: bool,
     /// A heartbeat ping went out since the last sign of life.
     pub(super) pinged: bool,
     /// Index of its user, or [`NONE`].
@@ -144,6 +185,8 @@ pub(super) struct Row {
     pub(super) last_message_ds: u32,
     /// Tenths of a second since the shard's start: throttled since then.
     pub(super) throttled_ds: u32,
+    /// Bytes that the filters of its subscriptions take up.
+    pub(super) filter_bytes: u32,
     pub(super) port: u16,
     pub(super) deflate: Option<DeflateParams>,
     pub(super) ip: IpAddr,
@@ -178,12 +221,14 @@ impl Row {
             close_when_sent: false,
             fin_when_sent: false,
             discard_input: false,
+            ended: false,
             pinged: false,
             user: NONE,
             outbox: NONE,
             last_receive_ds: 0,
             last_message_ds: 0,
             throttled_ds: 0,
+            filter_bytes: 0,
             port: 0,
             deflate: None,
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -229,6 +274,23 @@ impl Row {
 
     pub(super) fn opening(&mut self) -> Option<&mut Opening> {
         self.extra.as_mut()?.opening.as_mut()
+    }
+
+    /// It takes too little of what it gets, or holds too much of what the shard has: for longer than the grace, that ends it.
+    pub(super) fn is_behind(&self) -> bool {
+        self.paused.contains(Paused::THROTTLED) || self.paused.contains(Paused::PRESSURE)
+    }
+
+    /// Memory it holds besides its outbox and the row itself, in bytes.
+    #[inline]
+    pub(super) fn held_bytes(&self) -> usize {
+        let decoder = self.decoder.as_ref().map_or(0, |decoder| size_of::<Decoder>() + decoder.held_bytes());
+        let extra = self.extra.as_ref().map_or(0, |extra| extra.held_bytes());
+        decoder + extra + self.filter_bytes as usize
+    }
+
+    pub(super) fn contexts(&mut self) -> Option<&mut Contexts> {
+        self.extra.as_mut()?.contexts.as_deref_mut()
     }
 
     /// Frames of this connection are made when they are sent, not when they are queued: the order of compression must be the order of sending.

@@ -4,20 +4,22 @@ use std::rc::Rc;
 
 use crate::auth::{AuthError, Claims};
 use crate::config::AuthMode;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, RefusalReason};
 use crate::ids::ConnectionId;
 use crate::limits::{CLOSE_TIMEOUT_MS, LINGER_TIMEOUT_MS};
 use crate::protocol::envelope::Topic;
 use crate::protocol::reply::Place;
 use crate::protocol::{ErrorCode, OkFields, RequestId, reply, valid_user};
 use crate::shard::Shard;
-use crate::shard::connections::{Manner, Shared};
+use crate::shard::delivery::Manner;
 use crate::shard::event::{Action, Handover};
+use crate::shard::frames::Shared;
 use crate::shard::opening::{after, contexts};
 use crate::shard::outbox::Source;
 use crate::shard::row::{NONE, Paused, Row, State};
 use crate::time::Now;
 use crate::ws::frame::close_frame;
+use crate::ws::handshake::Refusal;
 use crate::ws::message::Failure;
 
 /// What an upgrade request said about who the user is.
@@ -130,8 +132,9 @@ impl Shard {
             received_bytes: row.received_bytes,
             leftover: rest.to_vec(),
         });
-        row.state = State::Moving;
         row.extra().moving = Some((home, state));
+        self.connections.set_state(slot, State::Moving);
+        self.connections.reweigh(slot);
         self.connections.pause(slot, Paused::MOVING);
         self.connections.set_deadline(slot, after(now_ds, CLOSE_TIMEOUT_MS));
         if self.connections.row(slot).outbox == NONE {
@@ -155,7 +158,7 @@ impl Shard {
         let now_ds = self.connections.ds(now);
         let mut state = *state;
         let mut row = Row::open(conn.generation, State::Authenticating, state.peer, now_ds);
-        row.user_agent = state.user_agent.map(Rc::from);
+        row.user_agent = state.user_agent.and_then(|text| self.intern_user_agent(&text));
         row.protocol_named = state.protocol_named;
         row.batch = state.batch;
         row.deflate = state.deflate;
@@ -179,12 +182,12 @@ impl Shard {
         let user = self.users.add(&claims.user, slot);
         let now_ds = self.connections.ds(now);
         let row = self.connections.row_mut(slot);
-        row.state = State::Active;
         row.user = user;
         row.expires_unix_s = claims.expires_unix_s.unwrap_or(0);
         row.permissions = claims.permissions.map(Rc::new);
         row.last_receive_ds = now_ds;
         row.last_message_ds = now_ds;
+        self.connections.set_state(slot, State::Active);
         self.schedule(slot, now);
         if row_expired(self.connections.row(slot), now) {
             return self.close(slot, CloseReason::TokenExpired, CloseReason::TokenExpired.text(), now);
@@ -238,12 +241,21 @@ impl Shard {
             return;
         }
         // It does not read: only the close frame may still get through.
-        let behind = matches!(reason, CloseReason::SlowConsumer | CloseReason::HeartbeatTimeout);
+        let at_once = matches!(reason, CloseReason::SlowConsumer | CloseReason::HeartbeatTimeout);
         self.leave_everything(slot, reason, now);
         let at = after(self.connections.ds(now), CLOSE_TIMEOUT_MS);
         self.connections.set_deadline(slot, at);
         if let Some(code) = reason.code() {
-            self.connections.push_close(slot, close_frame(code, text), behind, now);
+            self.connections.push_close(slot, close_frame(code, text), at_once, now);
+        }
+        if reason == CloseReason::SlowConsumer {
+            // It holds too much: nothing of it is kept, and so its own close frame could not be told from other bytes.
+            let row = self.connections.row_mut(slot);
+            row.discard_input = true;
+            row.fin_when_sent = true;
+            row.extra = None;
+            row.decoder = None;
+            self.connections.reweigh(slot);
         }
         self.read_to_the_end(slot, now);
     }
@@ -259,6 +271,7 @@ impl Shard {
         row.fin_when_sent = true;
         row.extra = None;
         row.decoder = None;
+        self.connections.reweigh(slot);
         self.read_to_the_end(slot, now);
     }
 
@@ -297,14 +310,32 @@ impl Shard {
 
     /// The stream has ended without, or after, a close frame.
     pub(super) fn ended(&mut self, slot: u32, now: Now) {
-        if self.connections.row(slot).state != State::Closing {
+        let row = self.connections.row_mut(slot);
+        if row.state != State::Closing {
             self.leave_everything(slot, CloseReason::PeerGone, now);
+        } else if row.outbox != NONE && !row.ended {
+            // It may have ended only its half of the stream: what was to be said last is still sent, or fails and ends it again.
+            row.ended = true;
+            row.close_when_sent = true;
+            row.discard_input = true;
+            return;
+        }
+        self.forget(slot);
+    }
+
+    /// Ends a connection at once, whatever is still queued.
+    pub(super) fn abandon(&mut self, slot: u32, reason: CloseReason, now: Now) {
+        if self.connections.row(slot).state != State::Closing {
+            self.leave_everything(slot, reason, now);
         }
         self.forget(slot);
     }
 
     pub(super) fn panicked(&mut self, slot: u32, now: Now) {
         self.connections.row_mut(slot).decoder = None;
+        if self.connections.row(slot).state == State::Connecting {
+            return self.refuse(slot, &Refusal::new(RefusalReason::Internal, "internal error"), now);
+        }
         let failure = Failure { reason: CloseReason::Internal, detail: CloseReason::Internal.text() };
         self.fail(slot, &failure, now);
     }
@@ -329,12 +360,12 @@ impl Shard {
         }
         let row = self.connections.row_mut(slot);
         row.user = NONE;
-        row.state = State::Closing;
+        self.connections.set_state(slot, State::Closing);
     }
 
     /// What a closing peer still sends must be read, or its close frame would never be seen.
     fn read_to_the_end(&mut self, slot: u32, now: Now) {
-        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING] {
+        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING, Paused::ADDRESS, Paused::PRESSURE] {
             self.connections.resume(slot, why, now);
         }
         self.connections.mark_dirty(slot);
@@ -363,8 +394,8 @@ impl Shard {
         }
     }
 
-    /// A receiver has caught up: tell it what it missed, and read from it again.
-    pub(super) fn flows_again(&mut self, slot: u32, now: Now) {
+    /// A receiver has caught up: tell it what it missed.
+    pub(super) fn tell_gaps(&mut self, slot: u32, now: Now) {
         for (source, dropped) in self.connections.take_gaps(slot) {
             let place = match source {
                 Source::None => None,
@@ -373,8 +404,8 @@ impl Shard {
             };
             let mut frame = Shared::text(256, |out| reply::gap(out, place, dropped));
             self.connections.push(slot, &mut frame, Manner::PLAIN, now);
+            self.connections.counters.gaps_told += 1;
         }
-        self.connections.resume(slot, Paused::THROTTLED, now);
     }
 
     /// Closes the connections whose outbox ran over while something was delivered.

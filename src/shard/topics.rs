@@ -40,12 +40,14 @@ pub(super) struct Member {
 }
 
 /// What happened to the member list when a member was taken out.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Removed {
     /// The member that now stands where the removed one stood: its row and its place there.
     pub(super) moved: Option<(u32, u32)>,
     /// Nobody of this shard is in the topic any more; its index is free.
     pub(super) emptied: bool,
+    /// The filter that the removed one had.
+    pub(super) filter: Option<Box<Filter>>,
 }
 
 impl LocalTopics {
@@ -95,7 +97,7 @@ impl LocalTopics {
     /// Takes a member out. The caller tells the moved member's row its new position.
     pub(super) fn remove(&mut self, index: u32, position: u32) -> Removed {
         let topic = &mut self.entries[index as usize];
-        topic.members.swap_remove(position as usize);
+        let filter = topic.members.swap_remove(position as usize).filter;
         let moved = topic.members.get(position as usize).map(|m| (m.slot, m.place));
         let emptied = topic.members.is_empty();
         if emptied {
@@ -103,12 +105,17 @@ impl LocalTopics {
             self.by_name[topic.kind as usize].remove(&topic.name);
             self.free.push(index);
         }
-        Removed { moved, emptied }
+        Removed { moved, emptied, filter }
     }
 
     /// Number of topics of a kind.
     pub(super) fn len(&self, kind: Topic) -> usize {
         self.by_name[kind as usize].len()
+    }
+
+    /// Number of topics.
+    pub(super) fn count(&self) -> usize {
+        self.entries.len() - self.free.len()
     }
 }
 

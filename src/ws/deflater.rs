@@ -20,6 +20,7 @@ const SCRATCH_BYTES_KEPT_MAX: usize = 64 * 1024;
 pub struct Deflater {
     stream: Compress,
     context_takeover: bool,
+    window_bits: u8,
     /// Something went through since the last reset.
     used: bool,
     /// Initialised room for output.
@@ -31,7 +32,13 @@ impl Deflater {
     pub fn new(level: u32, window_bits: u8, context_takeover: bool) -> Self {
         let window_bits = window_bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX);
         let stream = Compress::new_with_window_bits(Compression::new(level.clamp(1, 9)), false, window_bits);
-        Deflater { stream, context_takeover, used: false, scratch: Vec::new() }
+        Deflater { stream, context_takeover, window_bits, used: false, scratch: Vec::new() }
+    }
+
+    /// Bytes of memory held, about: what counts against a budget. Window and chains grow with the window; the hash table and the pending
+    /// output do not.
+    pub fn held_bytes(&self) -> usize {
+        (1 << (self.window_bits + 2)) + 192 * 1024 + self.scratch.capacity()
     }
 
     /// A whole compressed server frame (RSV1). `None` where it would not be smaller than the uncompressed one, which the caller sends

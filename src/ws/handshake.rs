@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::config;
+use crate::error::RefusalReason;
 
 pub use super::head::{HeadStatus, RequestHead, parse_head};
 pub use super::refusal::Refusal;
@@ -30,20 +31,25 @@ pub struct Upgrade {
 /// 426 without `Upgrade: websocket` or with another version than 13, 400 for anything else that is missing or malformed.
 pub fn upgrade(head: &RequestHead<'_>, deflate: &config::Deflate) -> Result<Upgrade, Refusal> {
     if !head.list("Upgrade").any(|token| token.eq_ignore_ascii_case(b"websocket")) {
-        return Err(Refusal::new(426, "This is a WebSocket endpoint: the request needs \"Upgrade: websocket\"."));
+        return Err(Refusal::new(
+            RefusalReason::NotWebSocket,
+            "This is a WebSocket endpoint: the request needs \"Upgrade: websocket\".",
+        ));
     }
     if !head.list("Connection").any(|token| token.eq_ignore_ascii_case(b"upgrade")) {
-        return Err(Refusal::new(400, "The request needs \"Connection: Upgrade\"."));
+        return Err(Refusal::new(RefusalReason::BadRequest, "The request needs \"Connection: Upgrade\"."));
     }
     match single(head, "Sec-WebSocket-Version")? {
         Some(b"13") => {}
-        Some(_) => return Err(Refusal::new(426, "Sec-WebSocket-Version: 13 is spoken here.")),
-        None => return Err(Refusal::new(426, "The request needs \"Sec-WebSocket-Version: 13\".")),
+        Some(_) => return Err(Refusal::new(RefusalReason::NotWebSocket, "Sec-WebSocket-Version: 13 is spoken here.")),
+        None => {
+            return Err(Refusal::new(RefusalReason::NotWebSocket, "The request needs \"Sec-WebSocket-Version: 13\"."));
+        }
     }
     let key = match single(head, "Sec-WebSocket-Key")? {
         Some(key) if is_key(key) => key,
-        Some(_) => return Err(Refusal::new(400, "Sec-WebSocket-Key is not 16 bytes in base64.")),
-        None => return Err(Refusal::new(400, "Sec-WebSocket-Key is missing.")),
+        Some(_) => return Err(Refusal::new(RefusalReason::BadRequest, "Sec-WebSocket-Key is not 16 bytes in base64.")),
+        None => return Err(Refusal::new(RefusalReason::BadRequest, "Sec-WebSocket-Key is missing.")),
     };
     Ok(Upgrade {
         accept: tungstenite::handshake::derive_accept_key(key),
@@ -81,7 +87,7 @@ fn single<'a>(head: &RequestHead<'a>, name: &str) -> Result<Option<&'a [u8]>, Re
     let mut values = head.headers(name);
     let first = values.next();
     if values.next().is_some() {
-        return Err(Refusal::new(400, format!("More than one {name}.")));
+        return Err(Refusal::new(RefusalReason::BadRequest, format!("More than one {name}.")));
     }
     Ok(first)
 }
@@ -164,7 +170,7 @@ mod tests {
             (&[UPGRADE, CONNECTION, VERSION, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==AAAA\r\n"], Some(400)),
         ];
         for (fields, expect) in table {
-            let status = check(fields).err().map(|refusal| refusal.status);
+            let status = check(fields).err().map(|refusal| refusal.reason.status());
             assert_eq!(status, expect, "{fields:?}");
         }
     }

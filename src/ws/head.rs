@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use memchr::memchr2_iter;
 
+use crate::error::RefusalReason;
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
 
 use super::refusal::Refusal;
@@ -47,14 +48,17 @@ type Field<'a> = (&'a str, &'a [u8]);
 pub fn parse_head(bytes: &[u8]) -> Result<HeadStatus<'_>, Refusal> {
     if bytes.first().is_some_and(|&b| !b.is_ascii_graphic() && b != b'\r' && b != b'\n') {
         return Err(Refusal::new(
-            400,
+            RefusalReason::BadRequest,
             "This is not HTTP: TLS ends at a proxy, and this listener speaks plain HTTP/1.1.",
         ));
     }
     let window = &bytes[..bytes.len().min(HTTP_HEAD_BYTES_MAX)];
     let Some(len) = head_len(window)? else {
         return if bytes.len() >= HTTP_HEAD_BYTES_MAX {
-            Err(Refusal::new(431, format!("The request head is over {HTTP_HEAD_BYTES_MAX} bytes.")))
+            Err(Refusal::new(
+                RefusalReason::HeadTooLarge,
+                format!("The request head is over {HTTP_HEAD_BYTES_MAX} bytes."),
+            ))
         } else {
             Ok(HeadStatus::Incomplete)
         };
@@ -63,21 +67,22 @@ pub fn parse_head(bytes: &[u8]) -> Result<HeadStatus<'_>, Refusal> {
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(&bytes[..len]) {
         Ok(httparse::Status::Complete(parsed)) if parsed == len => {}
-        Ok(_) => return Err(Refusal::new(400, "The request head is malformed.")),
+        Ok(_) => return Err(Refusal::new(RefusalReason::BadRequest, "The request head is malformed.")),
         Err(error) => return Err(malformed(error, &bytes[..len])),
     }
     if request.version != Some(1) {
-        return Err(Refusal::new(505, "HTTP/1.1 is spoken here."));
+        return Err(Refusal::new(RefusalReason::HttpVersion, "HTTP/1.1 is spoken here."));
     }
     if request.method != Some("GET") {
-        return Err(Refusal::new(405, "A WebSocket is opened with GET."));
+        let head_only = request.method == Some("HEAD");
+        return Err(Refusal { head_only, ..Refusal::new(RefusalReason::Method, "A WebSocket is opened with GET.") });
     }
     let fields = request.headers.iter().map(|field| (field.name, field.value)).collect();
     let mut head = RequestHead { path: "", query: "", host: "", fields };
     head.check_body()?;
     for name in ["Origin", "Authorization"] {
         if head.headers(name).nth(1).is_some() {
-            return Err(Refusal::new(400, format!("More than one {name}.")));
+            return Err(Refusal::new(RefusalReason::BadRequest, format!("More than one {name}.")));
         }
     }
     head.check_host()?;
@@ -145,13 +150,13 @@ impl<'a> RequestHead<'a> {
     /// A `GET` that opens a WebSocket has no body, however it is announced.
     fn check_body(&self) -> Result<(), Refusal> {
         if self.header("Transfer-Encoding").is_some() {
-            return Err(Refusal::new(400, "Transfer-Encoding: an upgrade request has no body."));
+            return Err(Refusal::new(RefusalReason::BadRequest, "Transfer-Encoding: an upgrade request has no body."));
         }
         let mut lengths = self.headers("Content-Length");
         match (lengths.next(), lengths.next()) {
             (None | Some(b"0"), None) => Ok(()),
-            (_, Some(_)) => Err(Refusal::new(400, "More than one Content-Length.")),
-            _ => Err(Refusal::new(400, "Content-Length: an upgrade request has no body.")),
+            (_, Some(_)) => Err(Refusal::new(RefusalReason::BadRequest, "More than one Content-Length.")),
+            _ => Err(Refusal::new(RefusalReason::BadRequest, "Content-Length: an upgrade request has no body.")),
         }
     }
 
@@ -159,12 +164,12 @@ impl<'a> RequestHead<'a> {
     fn check_host(&mut self) -> Result<(), Refusal> {
         let mut hosts = self.headers("Host");
         let host = match (hosts.next(), hosts.next()) {
-            (None, _) => return Err(Refusal::new(400, "Host is missing.")),
-            (_, Some(_)) => return Err(Refusal::new(400, "More than one Host.")),
+            (None, _) => return Err(Refusal::new(RefusalReason::BadRequest, "Host is missing.")),
+            (_, Some(_)) => return Err(Refusal::new(RefusalReason::BadRequest, "More than one Host.")),
             (Some(host), None) => utf8::text(host).ok().filter(|host| is_authority(host)),
         };
         drop(hosts);
-        self.host = host.ok_or_else(|| Refusal::new(400, "Host is malformed."))?;
+        self.host = host.ok_or_else(|| Refusal::new(RefusalReason::BadRequest, "Host is malformed."))?;
         Ok(())
     }
 
@@ -172,18 +177,19 @@ impl<'a> RequestHead<'a> {
     fn set_target(&mut self, target: &'a str) -> Result<(), Refusal> {
         const MALFORMED: &str = "The request target is malformed.";
         if target.bytes().any(|b| !b.is_ascii_graphic() || b == b'#') {
-            return Err(Refusal::new(400, MALFORMED));
+            return Err(Refusal::new(RefusalReason::BadRequest, MALFORMED));
         }
         let local = if target.starts_with('/') {
             target
         } else {
-            let (scheme, rest) = target.split_once("://").ok_or_else(|| Refusal::new(400, MALFORMED))?;
+            let (scheme, rest) =
+                target.split_once("://").ok_or_else(|| Refusal::new(RefusalReason::BadRequest, MALFORMED))?;
             if !["http", "https", "ws", "wss"].iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
-                return Err(Refusal::new(400, MALFORMED));
+                return Err(Refusal::new(RefusalReason::BadRequest, MALFORMED));
             }
             let (authority, local) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
             if !is_authority(authority) {
-                return Err(Refusal::new(400, MALFORMED));
+                return Err(Refusal::new(RefusalReason::BadRequest, MALFORMED));
             }
             self.host = authority;
             local
@@ -192,7 +198,7 @@ impl<'a> RequestHead<'a> {
         self.path = if path.is_empty() { "/" } else { path };
         self.query = query;
         if pairs(query).any(|(name, value)| decode(name).is_none() || decode(value).is_none()) {
-            return Err(Refusal::new(400, "The query does not decode to UTF-8."));
+            return Err(Refusal::new(RefusalReason::BadRequest, "The query does not decode to UTF-8."));
         }
         Ok(())
     }
@@ -206,23 +212,25 @@ fn head_len(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
     for at in memchr2_iter(b'\r', b'\n', bytes) {
         if bytes[at] == b'\r' {
             if cr.is_some() {
-                return Err(Refusal::new(400, "A CR without its LF."));
+                return Err(Refusal::new(RefusalReason::BadRequest, "A CR without its LF."));
             }
             cr = Some(at);
             continue;
         }
         match cr.take() {
-            None => return Err(Refusal::new(400, "A line ends with LF alone.")),
-            Some(cr) if cr + 1 != at => return Err(Refusal::new(400, "A CR without its LF.")),
+            None => return Err(Refusal::new(RefusalReason::BadRequest, "A line ends with LF alone.")),
+            Some(cr) if cr + 1 != at => return Err(Refusal::new(RefusalReason::BadRequest, "A CR without its LF.")),
             Some(cr) if cr > line_start => request_line = true,
             Some(_) if request_line => return Ok(Some(at + 1)),
-            Some(_) if line_start > 0 => return Err(Refusal::new(400, "Empty lines instead of a request.")),
+            Some(_) if line_start > 0 => {
+                return Err(Refusal::new(RefusalReason::BadRequest, "Empty lines instead of a request."));
+            }
             Some(_) => {}
         }
         line_start = at + 1;
     }
     match cr {
-        Some(cr) if cr + 1 < bytes.len() => Err(Refusal::new(400, "A CR without its LF.")),
+        Some(cr) if cr + 1 < bytes.len() => Err(Refusal::new(RefusalReason::BadRequest, "A CR without its LF.")),
         _ => Ok(None),
     }
 }
@@ -230,11 +238,15 @@ fn head_len(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
 #[cold]
 fn malformed(error: httparse::Error, head: &[u8]) -> Refusal {
     match error {
-        httparse::Error::TooManyHeaders => Refusal::new(431, format!("More than {HTTP_HEADERS_MAX} header fields.")),
-        httparse::Error::Version if names_another_version(head) => Refusal::new(505, "HTTP/1.1 is spoken here."),
-        httparse::Error::HeaderName => Refusal::new(400, "A header field's name is malformed."),
-        httparse::Error::HeaderValue => Refusal::new(400, "A header field's value is malformed."),
-        _ => Refusal::new(400, "The request line is malformed."),
+        httparse::Error::TooManyHeaders => {
+            Refusal::new(RefusalReason::HeadTooLarge, format!("More than {HTTP_HEADERS_MAX} header fields."))
+        }
+        httparse::Error::Version if names_another_version(head) => {
+            Refusal::new(RefusalReason::HttpVersion, "HTTP/1.1 is spoken here.")
+        }
+        httparse::Error::HeaderName => Refusal::new(RefusalReason::BadRequest, "A header field's name is malformed."),
+        httparse::Error::HeaderValue => Refusal::new(RefusalReason::BadRequest, "A header field's value is malformed."),
+        _ => Refusal::new(RefusalReason::BadRequest, "The request line is malformed."),
     }
 }
 

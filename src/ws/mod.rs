@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`handshake`] | the HTTP/1.1 upgrade: request head, checks, 101 and refusals |
 //! | [`frame`] | frame headers, both ways, and whole server frames |
+//! | [`proxy_protocol`] | who the client is, as a proxy in front says |
 //! | [`mask`] | unmasking |
 //! | [`message`] | the decoder: frames to messages, fragments, limits, UTF-8 |
 //! | [`utf8`] | UTF-8 validation that goes on where it stopped |
@@ -19,5 +20,6 @@ mod head;
 mod inflater;
 pub mod mask;
 pub mod message;
+pub mod proxy_protocol;
 mod refusal;
 pub mod utf8;

@@ -5,23 +5,27 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
+use crate::error::RefusalReason;
+
 /// Why a request does not become a WebSocket. The connection is closed after its [`response`](Refusal::response).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{status} {}: {detail}", reason_phrase(*.status))]
+#[error("{} {}: {detail}", reason.status(), reason_phrase(reason.status()))]
 pub struct Refusal {
-    /// The HTTP status.
-    pub status: u16,
+    /// Why, and so the HTTP status.
+    pub reason: RefusalReason,
     /// What was wrong, for people: the body.
     pub detail: Cow<'static, str>,
     /// `Retry-After`, in seconds.
     pub retry_after_s: Option<u32>,
+    /// The answer to a HEAD request has no body (RFC 9110, section 9.3.2).
+    pub head_only: bool,
 }
 
 impl Refusal {
-    /// A refusal with that status.
+    /// A refusal for that reason.
     #[cold]
-    pub fn new(status: u16, detail: impl Into<Cow<'static, str>>) -> Self {
-        Refusal { status, detail: detail.into(), retry_after_s: None }
+    pub fn new(reason: RefusalReason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Refusal { reason, detail: detail.into(), retry_after_s: None, head_only: false }
     }
 
     /// The same, with `Retry-After`.
@@ -33,11 +37,12 @@ impl Refusal {
     /// RFC 9110, section 15.5.22; RFC 6455, section 4.4).
     pub fn response(&self) -> Bytes {
         let mut out = String::with_capacity(256 + self.detail.len());
-        let connection = if self.status == 426 { "close, Upgrade" } else { "close" };
-        let reason = reason_phrase(self.status);
+        let status = self.reason.status();
+        let connection = if status == 426 { "close, Upgrade" } else { "close" };
+        let reason = reason_phrase(status);
         // Writing to a String cannot fail.
-        let _ = write!(out, "HTTP/1.1 {} {reason}\r\nConnection: {connection}\r\n", self.status);
-        match self.status {
+        let _ = write!(out, "HTTP/1.1 {status} {reason}\r\nConnection: {connection}\r\n");
+        match status {
             405 => out.push_str("Allow: GET\r\n"),
             426 => out.push_str("Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
             _ => {}
@@ -46,8 +51,10 @@ impl Refusal {
             let _ = write!(out, "Retry-After: {seconds}\r\n");
         }
         let len = self.detail.len() + 1;
-        let _ =
-            write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n{}\n", self.detail);
+        let _ = write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n");
+        if !self.head_only {
+            let _ = writeln!(out, "{}", self.detail);
+        }
         out.into()
     }
 }
@@ -81,17 +88,17 @@ mod tests {
     fn responses_carry_what_belongs_to_their_status() {
         let table = [
             (
-                Refusal::new(405, "only GET"),
+                Refusal::new(RefusalReason::Method, "only GET"),
                 "HTTP/1.1 405 Method Not Allowed\r\nConnection: close\r\nAllow: GET\r\n\
                  Content-Type: text/plain; charset=utf-8\r\nContent-Length: 9\r\n\r\nonly GET\n",
             ),
             (
-                Refusal::new(426, "speak WebSocket"),
+                Refusal::new(RefusalReason::NotWebSocket, "speak WebSocket"),
                 "HTTP/1.1 426 Upgrade Required\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                  Content-Type: text/plain; charset=utf-8\r\nContent-Length: 16\r\n\r\nspeak WebSocket\n",
             ),
             (
-                Refusal::new(503, "full").retry_after(3),
+                Refusal::new(RefusalReason::Capacity, "full").retry_after(3),
                 "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 3\r\n\
                  Content-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\n\r\nfull\n",
             ),

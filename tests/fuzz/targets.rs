@@ -46,7 +46,7 @@ pub(crate) fn http_head(data: &[u8]) {
             assert!(response.starts_with(b"HTTP/1.1 "));
         }
         Ok(HeadStatus::Incomplete) => assert!(data.len() < ringgate::limits::HTTP_HEAD_BYTES_MAX),
-        Err(refusal) => assert!((400..600).contains(&refusal.status)),
+        Err(refusal) => assert!((400..600).contains(&refusal.reason.status())),
     }
 }
 

@@ -52,6 +52,11 @@ impl Latest {
         self.newest.len()
     }
 
+    pub(super) fn capacity_bytes(&self) -> usize {
+        // Key, number, and a byte of the table.
+        self.newest.capacity() * (size_of::<(u64, u32)>() + 1)
+    }
+
     pub(super) fn clear(&mut self) {
         self.newest.clear();
     }
@@ -96,7 +101,7 @@ impl Outbox {
         let Some(queued) = self.replaceable_latest(key) else { return };
         let old_len = queued.frame.len();
         // The stamp stays: the place is as old as it was.
-        *queued = Item { queued_ms: queued.queued_ms, ..item };
+        *queued = Item { queued_ms: queued.queued_ms, accepted: queued.accepted, ..item };
         self.bytes = self.bytes - old_len + new_len;
         let side = self.side_mut();
         side.conflated = side.conflated.saturating_add(1);
@@ -135,7 +140,7 @@ impl Outbox {
                     Place::At(at) => *at >= fixed && index >= fixed,
                 });
                 if let Some(place) = place {
-                    let (frame, source) = (std::mem::take(&mut item.frame), item.source);
+                    let (frame, source) = (item.frame.clone(), item.source);
                     let queued = match place {
                         Place::Head => head.as_deref_mut(),
                         Place::At(at) => queue.get_mut(at),

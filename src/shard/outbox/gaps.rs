@@ -29,6 +29,10 @@ impl Gaps {
         self.counts.is_empty()
     }
 
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.counts.capacity() * size_of::<(Source, u32)>()
+    }
+
     pub(super) fn drain(&mut self) -> Drain<'_, (Source, u32)> {
         self.last = 0;
         self.counts.drain(..)

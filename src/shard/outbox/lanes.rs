@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::conflate::Latest;
 use super::gaps::Gaps;
-use super::item::Item;
+use super::item::{Accepted, Item};
 use crate::protocol::class::Class;
 
 /// What queues apart, in the order of sending.
@@ -51,8 +51,10 @@ pub(super) struct Side {
     /// `low` as of the last push into the throttled outbox.
     pub(super) resume_below: usize,
     pub(super) throttled_at_ms: u32,
-    /// The stamp of the oldest item that was popped and not committed yet.
-    pub(super) popped_ms: Option<u32>,
+    /// It was shed since it has been throttled.
+    pub(super) shed: bool,
+    /// Of what was popped and not committed yet: the stamps of the oldest, and how many messages.
+    pub(super) popped: Option<(u32, Accepted, u8)>,
 }
 
 impl Side {
@@ -60,6 +62,12 @@ impl Side {
         let dropped = &mut self.dropped[item.class as usize];
         *dropped = dropped.saturating_add(1);
         self.gaps.add(item.source);
+    }
+
+    /// Memory held without the frames, in bytes.
+    pub(super) fn capacity_bytes(&self) -> usize {
+        let items = self.wire.capacity() + self.control.capacity() + self.urgent.capacity();
+        size_of::<Self>() + items * size_of::<Item>() + self.latest.capacity_bytes() + self.gaps.capacity_bytes()
     }
 
     pub(super) fn reset(&mut self) {

@@ -4,7 +4,7 @@
 //!
 //! 1. what is partly on the wire, or was gathered and is being sent: never overtaken, replaced or dropped;
 //! 2. *committed* frames ([`Outbox::commit`]): transformed for this connection already, in their order;
-//! 3. *control* frames: at most one ping and one pong, the newer replacing the queued one (RFC 6455, section 5.5.3);
+//! 3. *control* frames: at most one ping and [`PONGS_MAX`] pongs, then the newer replaces the newest queued one (RFC 6455, section 5.5.3);
 //! 4. *urgent* messages, in their order;
 //! 5. all others, in their order.
 //!
@@ -24,6 +24,7 @@
 //! Absent here: sockets, timers, JSON. Time is stamped on each [`Item`] by the caller.
 
 mod conflate;
+mod frame;
 mod gaps;
 mod item;
 mod lanes;
@@ -38,13 +39,22 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+pub use frame::{Frame, Stored};
 pub use gaps::GAP_SOURCES_MAX;
-pub use item::{Item, OutboxLimits, Push, Source};
+pub use item::{Accepted, Item, OutboxLimits, Push, Source};
 pub use pool::Outboxes;
 pub use send::{Advance, COALESCE_BYTES_MAX};
 
 use crate::protocol::class::Class;
 use lanes::{Lane, Side, clear_ring, cut_ring};
+
+/// Pongs that queue before a newer one replaces the newest of them: a burst of pings is answered one by one.
+pub const PONGS_MAX: usize = 16;
+
+/// Control frames of this kind that may queue.
+fn bound(opcode: u8) -> usize {
+    if opcode == OPCODE_PONG { PONGS_MAX } else { 1 }
+}
 
 /// Whether a close frame is queued. Nothing may follow it (RFC 6455, section 5.5.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +94,7 @@ pub struct Outbox {
 
 // Two cache lines: at 10,000 receivers of one message this is what is walked through.
 const _: () = assert!(size_of::<Outbox>() <= 128);
-const _: () = assert!(size_of::<Item>() <= 64);
+const _: () = assert!(size_of::<Item>() <= 40);
 
 impl Outbox {
     /// Queues a message by its class. Between [`gather`](Self::gather) and [`advance`](Self::advance) it never touches what was gathered.
@@ -110,7 +120,7 @@ impl Outbox {
     }
 
     /// Queues a ping, pong or close frame ahead of everything that is not committed or partly on the wire. Never dropped, and bounded: a
-    /// ping replaces a queued ping, a pong a queued pong.
+    /// ping replaces a queued ping; a pong the newest of [`PONGS_MAX`] queued ones.
     ///
     /// A **close** frame ends the outbox: the messages behind it are discarded, as nothing may follow it, and later pushes are
     /// [`Push::Dropped`]. Where what is queued should still reach the peer, use [`push_last`](Self::push_last).
@@ -119,11 +129,11 @@ impl Outbox {
         if self.closing != Closing::No {
             return;
         }
-        let item = Item { class: Class::Urgent, ..Item::normal(frame, 0) };
+        let item = Item { class: Class::Urgent, messages: 0, ..Item::normal(frame, 0) };
         if item.opcode() == OPCODE_CLOSE {
             self.closing = Closing::Now;
             self.discard_messages();
-        } else if let Some(queued) = self.replaceable_control(item.opcode()) {
+        } else if let Some(queued) = self.replaceable_control(item.opcode(), bound(item.opcode())) {
             let old = std::mem::replace(&mut queued.frame, item.frame);
             let new_len = queued.frame.len();
             self.bytes = self.bytes - old.len() + new_len;
@@ -136,14 +146,46 @@ impl Outbox {
     pub fn push_last(&mut self, frame: Bytes, now_ms: u64) {
         if self.closing == Closing::No {
             self.closing = Closing::Last;
-            self.enqueue(Lane::Queue, Item::normal(frame, now_ms));
+            self.enqueue(Lane::Queue, Item { messages: 0, ..Item::normal(frame, now_ms) });
         }
     }
 
     /// Conflates `latest` messages and drops `droppable` ones that are queued already (but for the one that is next), flowing or not: for
     /// a shard that runs out of its budget. Gives the bytes freed; what was dropped is counted for the `gap`.
+    ///
+    /// Afterwards, while it is throttled, hardly anything that could be shed is queued: it need not be asked twice
+    /// ([`is_shed`](Self::is_shed)).
     pub fn shed(&mut self) -> usize {
+        let throttled = self.throttled;
+        self.side_mut().shed = throttled;
         self.conflate(true)
+    }
+
+    /// Whether shedding again is hardly worth it.
+    pub fn is_shed(&self) -> bool {
+        self.side.as_ref().is_some_and(|side| side.shed)
+    }
+
+    /// Memory held, in bytes: the frames in full, although they may be shared, and the rings. What counts for choosing who holds most.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes + self.capacity_bytes()
+    }
+
+    /// Memory held without the frames, in bytes.
+    #[inline]
+    pub fn capacity_bytes(&self) -> usize {
+        let side = self.side.as_ref().map_or(0, |side| side.capacity_bytes());
+        self.queue.capacity() * size_of::<Item>() + side
+    }
+
+    /// How many messages are queued, by class (joined ones as `Normal`): what closing it now would lose.
+    pub fn queued(&self) -> [u32; 4] {
+        let mut queued = [0; 4];
+        let side = self.side.iter().flat_map(|side| side.wire.iter().chain(&side.urgent));
+        for item in self.head.iter().chain(side).chain(&self.queue) {
+            queued[item.class as usize] += u32::from(item.messages);
+        }
+        queued
     }
 
     /// Bytes queued that the kernel has not taken yet.
@@ -255,6 +297,7 @@ impl Outbox {
     fn throttle(&mut self, now_ms: u32, limits: &OutboxLimits) {
         self.throttled = true;
         let side = self.side_mut();
+        side.shed = false;
         side.throttled_at_ms = now_ms;
         side.resume_below = limits.low;
         self.conflate(false);
@@ -292,15 +335,18 @@ impl Outbox {
         self.head_sent > 0 || self.offered
     }
 
-    /// A control frame of this kind that may still be replaced.
-    fn replaceable_control(&mut self, opcode: u8) -> Option<&mut Item> {
+    /// The newest queued control frame of this kind that may still be replaced, once there are as many as may queue.
+    fn replaceable_control(&mut self, opcode: u8, bound: usize) -> Option<&mut Item> {
         let fixed = self.head_is_fixed();
         let head = self.head.as_mut().filter(|head| !fixed && self.lane == Lane::Control && head.opcode() == opcode);
-        let side = self.side.as_mut().and_then(|side| {
-            let queued = side.control.iter_mut().skip(side.offered_control as usize);
-            queued.into_iter().find(|item| item.opcode() == opcode)
-        });
-        head.or(side)
+        let offered = self.side.as_ref().map_or(0, |side| side.offered_control as usize);
+        let queued = self.side.iter_mut().flat_map(|side| side.control.iter_mut().skip(offered));
+        let (mut count, mut newest) = (0, None);
+        for item in head.into_iter().chain(queued.filter(|item| item.opcode() == opcode)) {
+            count += 1;
+            newest = Some(item);
+        }
+        newest.filter(|_| count >= bound)
     }
 
     /// Frees all messages that are neither committed nor fixed: a close frame goes ahead of them.
@@ -337,3 +383,4 @@ impl Outbox {
 }
 
 const OPCODE_CLOSE: u8 = 0x8;
+const OPCODE_PONG: u8 = 0xa;

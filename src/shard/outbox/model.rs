@@ -173,8 +173,11 @@ impl Model {
             return;
         }
         let fixed = self.fixed();
-        let same = self.list[fixed..].iter().position(|q| q.lane == Lane::Control && q.frame[0] & 15 == opcode);
-        match same {
+        let same = |q: &Queued| q.lane == Lane::Control && q.frame[0] & 15 == opcode;
+        let newest = self.list[fixed..].iter().rposition(same);
+        let full =
+            self.list[fixed..].iter().filter(|q| same(q)).count() >= if opcode == 10 { super::PONGS_MAX } else { 1 };
+        match newest.filter(|_| full) {
             Some(at) => self.list[fixed + at].frame = item.frame,
             None => self.insert(item),
         }
@@ -244,7 +247,7 @@ fn check(steps: &[Step], limits: &OutboxLimits) -> Result<(), TestCaseError> {
             Step::Push { class, key, room, size } => {
                 let source = if room == 0 { Source::None } else { Source::Room(room) };
                 let frame = frame(1, size, number);
-                let item = Item { frame: frame.clone(), class, key, source, queued_ms: number };
+                let item = Item { class, key, source, queued_ms: number, ..Item::normal(frame.clone(), 0) };
                 let queued = Queued { frame, lane: Lane::of(class), class, key, source, queued_ms: number };
                 prop_assert_eq!(outbox.push(item, limits), model.push(queued, limits));
             }
@@ -276,7 +279,7 @@ fn check(steps: &[Step], limits: &OutboxLimits) -> Result<(), TestCaseError> {
             Step::Transform { count } => {
                 for _ in 0..count {
                     let (popped, expected) = (outbox.pop_next(), model.pop_next());
-                    prop_assert_eq!(popped.as_ref().map(|p| &p.frame), expected.as_ref().map(|p| &p.frame));
+                    prop_assert_eq!(popped.as_ref().map(|p| p.frame.bytes()), expected.as_ref().map(|p| &p.frame));
                     let Some(item) = popped else { continue };
                     let mut wire = item.frame.to_vec();
                     wire.truncate(5 + wire.len() / 2);
@@ -326,6 +329,10 @@ fn check(steps: &[Step], limits: &OutboxLimits) -> Result<(), TestCaseError> {
         prop_assert_eq!(outbox.dropped(Class::Droppable), model.dropped);
         let oldest = model.list.iter().filter(|q| q.lane != Lane::Control).map(|q| q.queued_ms).min();
         prop_assert_eq!(outbox.oldest_age_ms(now_ms), oldest.map(|oldest| number - oldest));
+        let mut by_class = [0; 4];
+        model.list.iter().filter(|q| q.frame[0] & 0x8 == 0).for_each(|q| by_class[q.class as usize] += 1);
+        prop_assert_eq!(outbox.queued(), by_class);
+        prop_assert!(outbox.held_bytes() >= outbox.bytes() + outbox.len().saturating_sub(1) * size_of::<Item>());
         let committed: usize = model.list.iter().filter(|q| q.lane == Lane::Wire).map(|q| q.frame.len()).sum();
         let head_sent = if model.list.first().is_some_and(|q| q.lane == Lane::Wire) { model.head_sent } else { 0 };
         prop_assert_eq!(outbox.committed_bytes(), committed - head_sent);

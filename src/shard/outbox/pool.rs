@@ -8,7 +8,12 @@ pub struct Outboxes {
     slots: Vec<Outbox>,
     leased: Vec<bool>,
     free: Vec<u32>,
+    /// What those that are not leased keep room for.
+    idle_bytes: usize,
 }
+
+/// Outboxes that [`Outboxes::shrink_idle`] looks at in one go.
+const SHRUNK_AT_ONCE: usize = 4096;
 
 impl Outboxes {
     /// An empty slab.
@@ -18,7 +23,11 @@ impl Outboxes {
 
     /// Hands out an empty outbox. It has to be [released](Self::release).
     pub fn lease(&mut self) -> u32 {
-        let handle = self.free.pop().unwrap_or_else(|| {
+        let free = self.free.pop();
+        if let Some(handle) = free {
+            self.idle_bytes -= self.slots[handle as usize].capacity_bytes();
+        }
+        let handle = free.unwrap_or_else(|| {
             self.slots.push(Outbox::default());
             self.leased.push(false);
             (self.slots.len() - 1) as u32
@@ -55,7 +64,9 @@ impl Outboxes {
     pub fn release(&mut self, handle: u32) {
         let leased = std::mem::take(&mut self.leased[handle as usize]);
         assert!(leased, "outbox {handle} was released twice");
-        self.slots[handle as usize].reset();
+        let outbox = &mut self.slots[handle as usize];
+        outbox.reset();
+        self.idle_bytes += outbox.capacity_bytes();
         self.free.push(handle);
     }
 
@@ -64,11 +75,35 @@ impl Outboxes {
         self.slots.len() - self.free.len()
     }
 
-    /// Frees what the outboxes that are not leased keep room for: the first thing to do when memory is short.
+    /// Memory that the outboxes which are not leased keep room for, in bytes.
+    pub fn idle_bytes(&self) -> usize {
+        self.idle_bytes
+    }
+
+    /// Frees what outboxes that are not leased keep room for: the first thing to do when memory is short. The ones longest unused, and
+    /// some thousands at a time.
     pub fn shrink_idle(&mut self) {
-        for &handle in &self.free {
-            self.slots[handle as usize] = Outbox::default();
+        for &handle in self.free.iter().take(SHRUNK_AT_ONCE) {
+            let outbox = &mut self.slots[handle as usize];
+            self.idle_bytes -= outbox.capacity_bytes();
+            *outbox = Outbox::default();
         }
+        // Behind the others: so the next call gets to those.
+        if self.free.len() > SHRUNK_AT_ONCE {
+            self.free.rotate_left(SHRUNK_AT_ONCE);
+        }
+    }
+
+    /// Looks at up to `count` places from `from` on, and calls `each` with the outboxes among them that are leased. Returns where to go on;
+    /// 0 after the last one.
+    pub fn scan<'a>(&'a self, from: usize, count: usize, mut each: impl FnMut(&'a Outbox)) -> usize {
+        let end = from.saturating_add(count).min(self.slots.len());
+        for at in from.min(end)..end {
+            if self.leased[at] {
+                each(&self.slots[at]);
+            }
+        }
+        if end == self.slots.len() { 0 } else { end }
     }
 }
 
@@ -95,10 +130,14 @@ mod tests {
         assert_eq!(pool.lease(), a);
         assert!(pool.get(a).is_empty() && pool.get(a).bytes() == 0 && pool.get(a).oldest_age_ms(9).is_none());
         assert!(pool.get(a).queue.capacity() <= 32, "a grown ring is not kept");
+        assert_eq!(pool.idle_bytes(), 0, "both are leased");
+        let mut seen = 0;
+        assert_eq!((pool.scan(0, 1, |_| seen += 1), pool.scan(1, 10, |_| seen += 1), seen), (1, 0, 2));
         pool.release(a);
         pool.release(b);
+        assert!(pool.idle_bytes() > 0);
         pool.shrink_idle();
-        assert_eq!((pool.leased(), pool.slots[a as usize].queue.capacity()), (0, 0));
+        assert_eq!((pool.leased(), pool.idle_bytes(), pool.slots[a as usize].queue.capacity()), (0, 0, 0));
     }
 
     #[test]

@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use super::lanes::{Lane, Side};
-use super::{Closing, Item, Outbox};
+use super::{Closing, Frame, Item, Outbox};
 use crate::shard::event::Gathered;
 
 /// Frames above it are sent from where they are; up to it, copying several into one send is cheaper than a send for each.
@@ -58,6 +56,11 @@ impl Outbox {
     ///
     /// When more was sent than is queued: the caller has mixed up connections.
     pub fn advance(&mut self, sent: usize) -> Advance {
+        self.advance_each(sent, |_| {})
+    }
+
+    /// The same, and calls `each` with every item with [messages](Item::messages) whose last byte was taken.
+    pub fn advance_each(&mut self, sent: usize, mut each: impl FnMut(&Item)) -> Advance {
         assert!(sent <= self.bytes, "sent {sent} of {} bytes queued", self.bytes);
         self.bytes -= sent;
         let mut left = sent;
@@ -71,6 +74,9 @@ impl Outbox {
             left -= rest;
             self.head_sent = 0;
             frames += 1;
+            if head.messages > 0 {
+                each(head);
+            }
             self.take_head();
             self.promote();
         }
@@ -99,18 +105,19 @@ impl Outbox {
             self.pop_behind_head()?
         };
         self.bytes -= item.frame.len();
-        let popped_ms = &mut self.side_mut().popped_ms;
-        popped_ms.get_or_insert(item.queued_ms);
+        let (_, _, messages) = self.side_mut().popped.get_or_insert((item.queued_ms, item.accepted, 0));
+        *messages = messages.saturating_add(item.messages);
         Some(item)
     }
 
     /// Queues whole frames made of popped messages, behind those committed before and ahead of everything else.
-    pub fn commit(&mut self, wire: Bytes) {
+    pub fn commit(&mut self, wire: impl Into<Frame>) {
+        let wire = wire.into();
         if wire.is_empty() {
             return;
         }
-        let queued_ms = self.side_mut().popped_ms.take().unwrap_or_default();
-        self.enqueue(Lane::Wire, Item { queued_ms, ..Item::normal(wire, 0) });
+        let (queued_ms, accepted, messages) = self.side_mut().popped.take().unwrap_or_default();
+        self.enqueue(Lane::Wire, Item { queued_ms, accepted, messages, ..Item::normal(wire, 0) });
     }
 
     /// Committed bytes that the kernel has not taken yet.
@@ -187,6 +194,7 @@ impl Outbox {
             return false;
         }
         self.throttled = false;
+        side.shed = false;
         side.latest.clear();
         true
     }

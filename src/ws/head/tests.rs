@@ -8,7 +8,7 @@ fn parse(text: &[u8]) -> Result<Option<(RequestHead<'_>, usize)>, u16> {
     match parse_head(text) {
         Ok(HeadStatus::Complete { head, len }) => Ok(Some((head, len))),
         Ok(HeadStatus::Incomplete) => Ok(None),
-        Err(refusal) => Err(refusal.status),
+        Err(refusal) => Err(refusal.reason.status()),
     }
 }
 

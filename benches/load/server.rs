@@ -1,0 +1,216 @@
+//! The server under load: started here or found at `--url`, and what it uses of the machine.
+
+use std::fs;
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::options::{Mode, Options};
+use crate::sys;
+
+/// A gateway that was started for this run ends with it.
+pub(crate) struct Server {
+    pub(crate) target: SocketAddrV4,
+    /// `None` when nobody said which process it is.
+    pub(crate) pid: Option<u32>,
+    /// The driver that the gateway says it uses.
+    pub(crate) driver: Option<String>,
+    pub(crate) shards: Option<u64>,
+    child: Option<Child>,
+    ready_file: Option<PathBuf>,
+}
+
+impl Server {
+    /// Starts the gateway, or takes the one given by `--url`.
+    pub(crate) fn new(options: &Options, connections: u32) -> Result<Server, String> {
+        if let Some(target) = options.url {
+            let pid = options.pid;
+            return Ok(Server { target, pid, driver: None, shards: None, child: None, ready_file: None });
+        }
+        let binary = match &options.binary {
+            Some(binary) => binary.clone(),
+            None => find_or_build()?,
+        };
+        let ready_file = std::env::temp_dir().join(format!("ringgate-load-{}.json", std::process::id()));
+        let _ = fs::remove_file(&ready_file);
+        let mut command = Command::new(&binary);
+        command.arg("serve").arg("--ready-file").arg(&ready_file);
+        for setting in settings(options, connections) {
+            command.arg("--set").arg(setting);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        sys::die_with_parent(&mut command);
+        // A child inherits the affinity of the thread that starts it.
+        let before = match options.pin_server {
+            Some(core) => Some(sys::pin(core).map_err(|error| format!("core {core}: {error}"))?),
+            None => None,
+        };
+        let child = command.spawn().map_err(|error| format!("{}: {error}", binary.display()));
+        if let Some(before) = before {
+            sys::unpin(&before);
+        }
+        let mut server = Server {
+            target: SocketAddrV4::new([127, 0, 0, 1].into(), 0),
+            pid: None,
+            driver: None,
+            shards: None,
+            child: Some(child?),
+            ready_file: Some(ready_file),
+        };
+        server.wait_until_ready()?;
+        Ok(server)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        let (Some(child), Some(file)) = (&mut self.child, &self.ready_file) else { return Ok(()) };
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(format!("the gateway ended at its start: {status}"));
+            }
+            let ready: Option<serde_json::Value> =
+                fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            if let Some(ready) = ready {
+                let client = ready["client"].as_str().unwrap_or_default();
+                self.target = client.parse().map_err(|_| format!("the ready file says client = {client:?}"))?;
+                self.pid = Some(child.id());
+                self.driver = ready["driver"].as_str().map(str::to_owned);
+                self.shards = ready["shards"].as_u64();
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err("the gateway was not ready within 15 s".into())
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        match (&mut self.child, self.pid) {
+            (Some(child), _) => matches!(child.try_wait(), Ok(None)),
+            (None, Some(pid)) => sys::alive(pid),
+            (None, None) => true,
+        }
+    }
+
+    /// What the server has used until now.
+    pub(crate) fn usage(&self) -> Usage {
+        self.pid.map_or_else(Usage::default, Usage::of)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            sys::terminate(child.id());
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if let Some(file) = &self.ready_file {
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+/// What a process has used.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) cpu_ns: u64,
+    pub(crate) rss: u64,
+}
+
+impl Usage {
+    pub(crate) fn of(pid: u32) -> Usage {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        Usage { cpu_ns: sys::process_cpu_ns(pid).unwrap_or(0), rss: field(&status, "VmRSS:") * 1024 }
+    }
+
+    pub(crate) fn own() -> Usage {
+        Usage::of(std::process::id())
+    }
+}
+
+/// What the kernel holds for everybody on this machine, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Kernel {
+    pub(crate) slab: u64,
+    pub(crate) socket_buffers: u64,
+}
+
+impl Kernel {
+    pub(crate) fn now() -> Kernel {
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        let pages = sockets.lines().find(|line| line.starts_with("TCP:")).map_or(0, |line| field(line, " mem"));
+        Kernel { slab: field(&memory, "Slab:") * 1024, socket_buffers: pages * 4096 }
+    }
+}
+
+/// The number after `name`.
+fn field(text: &str, name: &str) -> u64 {
+    let after = text.split(name).nth(1).unwrap_or_default();
+    after.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+fn settings(options: &Options, connections: u32) -> Vec<String> {
+    let mut settings: Vec<String> = [
+        "listen.client=127.0.0.1:0",
+        "listen.admin=127.0.0.1:0",
+        "auth.mode=none",
+        "session.idle_timeout=0s",
+        "limits.connections_per_ip=0",
+        "limits.messages_per_second=0",
+        "limits.bytes_per_second=0",
+        "log.level=warn",
+        "drain.grace=0s",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    // As few as will do: from some number on the gateway needs private descriptor tables. Whoever comes back in a storm
+    // may be there before the gateway has noticed that they were gone.
+    let spare = if options.mode == Mode::Storm { connections / 2 } else { 0 };
+    settings.push(format!("limits.connections={}", connections + spare + 64));
+    settings.push(format!("echo.enabled={}", options.mode == Mode::Echo));
+    // Announcing n members to each other costs n²/2 messages: only where that is part of the mix.
+    if options.mode != Mode::Mix {
+        settings.push("rooms.announce_max=1".into());
+    }
+    if options.mode == Mode::Slow {
+        let small = ["outbox.high=64KiB", "outbox.low=16KiB", "outbox.max=256KiB", "outbox.grace=2s"];
+        settings.extend(small.map(str::to_owned));
+    }
+    if let Some(size) = options.size {
+        settings.push(format!("limits.message_size={}", (size + 4096).max(64 << 10)));
+    }
+    if options.pin_server.is_some() {
+        settings.push("shards.pin=false".into());
+    }
+    if let Some(shards) = options.shards.or(options.pin_server.map(|_| 1)) {
+        settings.push(format!("shards.count={shards}"));
+    }
+    if let Some(driver) = &options.driver {
+        settings.push(format!("shards.driver={driver}"));
+    }
+    settings.extend(options.settings.iter().cloned());
+    settings
+}
+
+/// The release build beside this executable (`target/release/deps/load-…`).
+fn find_or_build() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let directory = own.parent().and_then(Path::parent).ok_or("the bench is not where cargo puts it")?;
+    let binary = directory.join("ringgate");
+    if !binary.exists() {
+        eprintln!("building the gateway");
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let status = Command::new(cargo).args(["build", "--release", "--manifest-path", manifest]).status();
+        if !status.map_err(|error| error.to_string())?.success() || !binary.exists() {
+            return Err(format!("{} is not there and could not be built", binary.display()));
+        }
+    }
+    Ok(binary)
+}

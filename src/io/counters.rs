@@ -1,0 +1,139 @@
+//! What a shard's driver counts: plain numbers of its own, published to padded atomics with every tick.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// The counters of one shard's driver. They only grow.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        /// [`Counters`] as another thread may read them.
+        #[derive(Debug, Default)]
+        pub struct Published {
+            $($name: AtomicU64,)*
+        }
+
+        impl Counters {
+            /// The names and values, for the metrics.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+
+        impl Published {
+            /// What was published last.
+            pub fn read(&self) -> Counters {
+                Counters { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+
+            fn write(&self, counters: &Counters) {
+                $(self.$name.store(counters.$name, Ordering::Relaxed);)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Turns of the reactor.
+    turns,
+    /// Turns after which it slept.
+    sleeps,
+    /// Connections accepted.
+    accepts,
+    /// Connections accepted over `limits.connections`, to be refused with 503.
+    accepts_over_capacity,
+    /// Connections closed as soon as they were accepted: too many over capacity at once.
+    accepts_refused,
+    /// Times that there was no descriptor for a connection (EMFILE, ENFILE).
+    descriptors_exhausted,
+    /// Other failures to accept.
+    accept_errors,
+    /// Connections closed.
+    closes,
+    /// Receives that brought bytes.
+    receives,
+    /// Bytes received.
+    receive_bytes,
+    /// Receives that found nothing.
+    receives_empty,
+    /// Sends.
+    sends,
+    /// Bytes that the kernel took.
+    send_bytes,
+    /// Sends that the kernel took in part or not at all.
+    sends_short,
+    /// Sends that failed.
+    send_errors,
+    /// Connections handed to another shard.
+    handovers_out,
+    /// Connections that came from another shard.
+    handovers_in,
+    /// Hand-overs that had to wait because the way was full.
+    handovers_waited,
+    /// Hand-overs that ended with close code 1013: the destination is full.
+    handovers_refused,
+    /// Hand-overs whose socket or state did not arrive (MSG_CTRUNC).
+    handovers_lost,
+    /// Envelopes received from other shards.
+    envelopes_in,
+    /// Envelopes sent to other shards.
+    envelopes_out,
+    /// Doorbells rung.
+    doorbells,
+    /// Times that the completion queue had overflown.
+    completion_overflows,
+    /// Panics caught.
+    panics,
+}
+
+/// What a shard shows to the others and to the control thread.
+#[derive(Debug, Default)]
+pub struct Status {
+    rows: CachePadded<AtomicU32>,
+    drained: AtomicBool,
+    answered: AtomicU64,
+    published: Published,
+}
+
+impl Status {
+    /// Rows in use: connections, and those about to be freed.
+    pub fn rows(&self) -> usize {
+        self.rows.load(Ordering::Relaxed) as usize
+    }
+
+    /// Whether the shard has said that every connection is gone after a drain.
+    pub fn drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    /// The last probe that its loop has come to.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Acquire)
+    }
+
+    /// The counters as of the last tick.
+    pub fn counters(&self) -> Counters {
+        self.published.read()
+    }
+
+    pub(super) fn set_rows(&self, rows: usize) {
+        self.rows.store(rows as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_drained(&self) {
+        self.drained.store(true, Ordering::Release);
+    }
+
+    pub(super) fn set_answered(&self, probe: u64) {
+        self.answered.store(probe, Ordering::Release);
+    }
+
+    pub(super) fn publish(&self, counters: &Counters) {
+        self.published.write(counters);
+    }
+}

@@ -1,0 +1,407 @@
+//! The reactor: takes a turn of everything that happened on one shard, drives its state machine, and writes.
+//!
+//! A turn is that of [`event`](crate::shard::event): feed, act, flush, pass on envelopes. It never waits. What the state machine asks for is
+//! carried out after each single event, so that no event about a connection follows a decision that ended it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+
+use super::clock::{self, Ticker};
+use super::counters::Counters;
+use super::flush::Flush;
+use super::listener::Listener;
+use super::machine::Machine;
+use super::moves::Moves;
+use super::poller::{Interest, Poller, RECEIVE_BATCH, Readiness, Ready, Receive, Subject, Token};
+use super::rows::{Phase, Rows};
+use super::shards::{Command, Shared};
+use crate::ids::{ConnectionId, ShardId};
+use crate::mesh::MeshPort;
+use crate::mesh::handoff::HandoffPort;
+use crate::protocol::envelope::Envelope;
+use crate::shard::event::{Action, Event};
+use crate::time::Now;
+
+pub(super) const LISTENER: Token = Token::source(0);
+const BELL: Token = Token::source(1);
+const ARRIVALS: Token = Token::source(2);
+const TICKER: Token = Token::source(3);
+
+/// What a reactor is made of, besides its poller and its state machine.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its shard.
+    pub id: ShardId,
+    /// Its end of the mesh.
+    pub mesh: MeshPort<Envelope>,
+    /// Its end of the hand-overs.
+    pub handoff: HandoffPort,
+    /// What the control thread tells it.
+    pub commands: Arc<ArrayQueue<Command>>,
+    /// What all shards share.
+    pub shared: Arc<Shared>,
+    /// Its timer.
+    pub ticker: Ticker,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Reactor<P, M> {
+    pub(super) id: ShardId,
+    pub(super) machine: M,
+    pub(super) poller: P,
+    pub(super) rows: Rows,
+    pub(super) now: Now,
+    pub(super) counters: Counters,
+    pub(super) mesh: MeshPort<Envelope>,
+    pub(super) handoff: HandoffPort,
+    pub(super) shared: Arc<Shared>,
+    pub(super) listener: Option<Listener>,
+    pub(super) moves: Moves,
+    pub(super) flush: Flush,
+    /// Connections that hold none of `limits.connections`.
+    pub(super) unreserved: usize,
+    commands: Arc<ArrayQueue<Command>>,
+    ticker: Ticker,
+    ready: Vec<Ready>,
+    pub(super) readable: VecDeque<u32>,
+    pub(super) receives: Vec<Receive>,
+    pub(super) receiving: Vec<ConnectionId>,
+    pub(super) closing: Vec<u32>,
+    pub(super) stopped: bool,
+}
+
+impl<P: Poller, M: Machine> Reactor<P, M> {
+    /// Registers the shard's own descriptors.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses one of them.
+    pub fn new(mut poller: P, machine: M, listener: Option<Listener>, parts: Parts) -> io::Result<Self> {
+        let Parts { id, mesh, handoff, commands, shared, ticker } = parts;
+        poller.arm(BELL, mesh.bell_fd(), Interest::Read)?;
+        poller.arm(ARRIVALS, handoff.fd(), Interest::Read)?;
+        poller.arm(TICKER, ticker.fd(), Interest::Read)?;
+        if let Some(listener) = &listener {
+            poller.arm(LISTENER, listener.fd(), Interest::Read)?;
+        }
+        Ok(Reactor {
+            id,
+            machine,
+            poller,
+            rows: Rows::default(),
+            now: clock::now(),
+            counters: Counters::default(),
+            mesh,
+            handoff,
+            shared,
+            listener,
+            moves: Moves::default(),
+            flush: Flush::new(),
+            unreserved: 0,
+            commands,
+            ticker,
+            ready: Vec::new(),
+            readable: VecDeque::new(),
+            receives: Vec::with_capacity(RECEIVE_BATCH),
+            receiving: Vec::with_capacity(RECEIVE_BATCH),
+            closing: Vec::new(),
+            stopped: false,
+        })
+    }
+
+    /// Takes one turn; whether there was anything to do, and so may be again.
+    ///
+    /// # Errors
+    ///
+    /// When the poller is broken: the shard cannot go on.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        self.now = clock::now();
+        self.counters.turns += 1;
+        let mut busy = self.take_readiness()?;
+        busy |= self.take_commands();
+        busy |= self.take_envelopes();
+        busy |= self.take_arrivals();
+        busy |= self.accept();
+        busy |= self.receive()?;
+        busy |= self.flush()?;
+        busy |= self.pass_on_envelopes();
+        self.depart();
+        self.finish_closes()?;
+        self.poller.submit()?;
+        self.status().set_rows(self.rows.in_use());
+        Ok(busy
+            || !self.readable.is_empty()
+            || self.listener.as_ref().is_some_and(|l| l.wants_accept(self.now.mono_ms)))
+    }
+
+    /// Announces that this shard sleeps; `false`: something came meanwhile, take another turn.
+    pub fn sleep(&mut self) -> bool {
+        let Reactor { machine, poller, mesh, handoff, moves, commands, .. } = self;
+        if poller.has_collected() {
+            return false;
+        }
+        let asleep = mesh.sleep(|| {
+            // A neighbour that made room while we were awake did not ring. So what waits for room looks for it once more, now that it would.
+            let others = || (0..mesh.shards()).map(|to| ShardId(to as u16));
+            handoff.waiting_for().for_each(|to| mesh.wait_for(to));
+            !commands.is_empty()
+                || others().any(|to| machine.outgoing_bytes(to).is_some_and(|bytes| mesh.has_room(to, bytes)))
+                || moves.retry(handoff)
+        });
+        self.counters.sleeps += u64::from(asleep);
+        asleep
+    }
+
+    /// Ends the sleep.
+    pub fn awake(&mut self) {
+        self.mesh.awake();
+    }
+
+    /// Whether the shard was told to stop.
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// What the runtime waits on.
+    ///
+    /// # Errors
+    ///
+    /// When there is no descriptor left.
+    pub fn wait_fd(&self) -> io::Result<std::os::fd::OwnedFd> {
+        self.poller.wait_fd()
+    }
+
+    /// Registers the socket of a row.
+    pub(super) fn arm(&mut self, slot: u32) {
+        let Some(row) = self.rows.get_mut(slot) else { return };
+        let (token, conn) = (row.token(slot), row.generation);
+        let Some(fd) = row.fd.as_ref() else { return };
+        match self.poller.arm(token, std::os::fd::AsFd::as_fd(fd), Interest::Stream) {
+            Ok(()) => row.armed = true,
+            Err(e) => {
+                tracing::warn!(error = %e, "a connection cannot be watched and is closed");
+                self.end(slot, conn);
+            }
+        }
+    }
+
+    pub(super) fn connection(&self, slot: u32, generation: u32) -> ConnectionId {
+        ConnectionId { shard: self.id, slot, generation }
+    }
+
+    pub(super) fn status(&self) -> &super::counters::Status {
+        &self.shared.statuses[self.id.index()]
+    }
+
+    /// One event for the state machine, and what it asks for. A panic ends the connection that it was about, and no other.
+    pub(super) fn feed(&mut self, conn: Option<ConnectionId>, event: Event<'_>) {
+        let (machine, now) = (&mut self.machine, self.now);
+        let handled = catch_unwind(AssertUnwindSafe(|| machine.handle(event, now)));
+        self.after(conn, handled);
+    }
+
+    pub(super) fn after(&mut self, conn: Option<ConnectionId>, handled: std::thread::Result<()>) {
+        if handled.is_err() {
+            self.panicked(conn);
+        }
+        self.act();
+    }
+
+    fn panicked(&mut self, conn: Option<ConnectionId>) {
+        self.counters.panics += 1;
+        let Some(conn) = conn else {
+            tracing::error!(shard = self.id.0, "a panic outside any connection's event was caught");
+            return;
+        };
+        tracing::error!(connection = %conn, "a panic was caught; its connection is closed");
+        let (machine, now) = (&mut self.machine, self.now);
+        if catch_unwind(AssertUnwindSafe(|| machine.handle(Event::Panicked { conn }, now))).is_err() {
+            self.counters.panics += 1;
+            self.close(conn);
+        }
+    }
+
+    /// Carries out what the state machine asks for.
+    pub(super) fn act(&mut self) {
+        while let Some(action) = self.machine.next_action() {
+            match action {
+                Action::Close { conn } => self.close(conn),
+                Action::ShutdownWrite { conn } => {
+                    if let Some(fd) = self.rows.open(conn.slot, conn.generation).and_then(|row| row.fd.as_ref()) {
+                        // Fails only where the peer has gone, and then the end follows.
+                        let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
+                    }
+                }
+                Action::PauseReading { conn } => {
+                    if let Some(row) = self.rows.open(conn.slot, conn.generation) {
+                        row.paused = true;
+                    }
+                }
+                Action::ResumeReading { conn } => {
+                    if let Some(row) = self.rows.open(conn.slot, conn.generation) {
+                        row.paused = false;
+                        if std::mem::take(&mut row.missed) {
+                            self.want_receive(conn.slot);
+                        }
+                    }
+                }
+                Action::HandOver { conn, to, state } => self.begin_move(conn, to, state),
+                Action::CloseListener => self.close_listener(),
+                Action::Drained => {
+                    self.status().set_drained();
+                    self.shared.ring_control();
+                }
+            }
+        }
+    }
+
+    fn take_readiness(&mut self) -> io::Result<bool> {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.poller.collect(&mut ready)?;
+        let busy = !ready.is_empty();
+        for Ready { token, readiness } in ready.drain(..) {
+            match token.subject() {
+                Subject::Row(slot, low_generation) => self.row_ready(slot, low_generation, readiness),
+                Subject::Source(_) => self.source_ready(token, readiness)?,
+            }
+        }
+        self.ready = ready;
+        Ok(busy)
+    }
+
+    fn source_ready(&mut self, source: Token, readiness: Readiness) -> io::Result<()> {
+        match source {
+            LISTENER => {
+                if let Some(listener) = &mut self.listener {
+                    listener.set_ready();
+                    if readiness.gone {
+                        self.poller.arm(LISTENER, listener.fd(), Interest::Read)?;
+                    }
+                }
+                return Ok(());
+            }
+            BELL if readiness.gone => self.poller.arm(BELL, self.mesh.bell_fd(), Interest::Read)?,
+            ARRIVALS => {
+                self.moves.arrivals = true;
+                if readiness.gone {
+                    self.poller.arm(ARRIVALS, self.handoff.fd(), Interest::Read)?;
+                }
+            }
+            TICKER => {
+                if readiness.gone {
+                    self.poller.arm(TICKER, self.ticker.fd(), Interest::Read)?;
+                }
+                if self.ticker.take() > 0 {
+                    self.tick();
+                }
+            }
+            _ => {}
+        }
+        if readiness.failed {
+            return Err(io::Error::other("one of the shard's own descriptors cannot be watched"));
+        }
+        Ok(())
+    }
+
+    fn row_ready(&mut self, slot: u32, low_generation: u32, readiness: Readiness) {
+        let Some(row) = self.rows.by_token(slot, low_generation) else { return };
+        row.armed &= !readiness.gone;
+        let generation = row.generation;
+        match row.phase {
+            Phase::Free => {}
+            Phase::Closing => self.rows.free_if_done(slot),
+            Phase::Moving if readiness.gone => self.moves.departing.push(slot),
+            Phase::Moving => {}
+            Phase::Open => {
+                row.hangup |= readiness.hangup;
+                let unblocked = readiness.write && std::mem::take(&mut row.blocked);
+                if readiness.read || readiness.hangup {
+                    self.want_receive(slot);
+                }
+                if unblocked {
+                    let conn = self.connection(slot, generation);
+                    self.feed(Some(conn), Event::Writable { conn });
+                }
+                if readiness.failed {
+                    self.end(slot, generation);
+                } else if readiness.gone && self.rows.open(slot, generation).is_some() {
+                    // The kernel gave up on this poll (its completion did not fit): a new one reports anew.
+                    self.arm(slot);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.counters.doorbells = self.mesh.rings();
+        self.counters.completion_overflows = self.poller.overflows();
+        self.status().publish(&self.counters);
+        if let Some(listener) = &mut self.listener {
+            listener.tick();
+        }
+        self.feed(None, Event::Tick);
+        self.wake_stalled();
+    }
+
+    fn take_commands(&mut self) -> bool {
+        let mut busy = false;
+        while let Some(command) = self.commands.pop() {
+            busy = true;
+            match command {
+                Command::Drain => self.feed(None, Event::Drain),
+                Command::Reload(settings) => self.feed(None, Event::Reload(settings)),
+                Command::Probe(number) => self.status().set_answered(number),
+                Command::Stop => self.stop(),
+            }
+        }
+        busy
+    }
+
+    fn take_envelopes(&mut self) -> bool {
+        let Reactor { mesh, machine, counters, now, .. } = self;
+        let before = counters.envelopes_in;
+        let mut panics = 0;
+        let more = mesh.drain(|from, envelope| {
+            counters.envelopes_in += 1;
+            let event = Event::Envelope { from, envelope };
+            panics += u64::from(catch_unwind(AssertUnwindSafe(|| machine.handle(event, *now))).is_err());
+        });
+        let busy = more || self.counters.envelopes_in != before;
+        for _ in 0..panics {
+            self.panicked(None);
+        }
+        if busy {
+            self.act();
+        }
+        busy
+    }
+
+    fn pass_on_envelopes(&mut self) -> bool {
+        let Reactor { mesh, machine, counters, now, .. } = self;
+        let mut busy = false;
+        for to in (0..mesh.shards()).map(|to| ShardId(to as u16)) {
+            let mut pushed = false;
+            while machine.outgoing_bytes(to).is_some_and(|bytes| mesh.has_room(to, bytes)) {
+                let Some(envelope) = machine.take_outgoing(to, *now) else { break };
+                let push = mesh.push(to, envelope);
+                debug_assert!(push.is_ok(), "there was room");
+                counters.envelopes_out += 1;
+                pushed = true;
+            }
+            if pushed {
+                mesh.ring(to);
+                busy = true;
+            }
+        }
+        if busy {
+            // What has left may let a client go on.
+            self.act();
+        }
+        busy
+    }
+}

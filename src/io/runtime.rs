@@ -1,0 +1,185 @@
+//! The monoio runtime of a shard, and how the reactor waits inside it.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::task::Poll;
+
+use monoio::net::TcpStream;
+use monoio::time::TimeDriver;
+use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::machine::Machine;
+use super::poller::Poller;
+use super::poller::uring::Uring;
+use super::reactor::Reactor;
+use crate::config::Driver;
+
+/// Entries of the runtime's own ring.
+const RING_ENTRIES: u32 = 1024;
+/// Busy turns after which the runtime gets its turn.
+const BUSY_TURNS_MAX: u32 = 4;
+
+/// How a shard talks to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverKind {
+    /// io_uring, for the clients and for the runtime.
+    IoUring,
+    /// epoll, for both.
+    Epoll,
+}
+
+impl DriverKind {
+    /// The name in configuration, log and `/health`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DriverKind::IoUring => "io_uring",
+            DriverKind::Epoll => "epoll",
+        }
+    }
+}
+
+/// What was chosen, and why it is not what one would expect.
+#[derive(Debug)]
+pub struct Choice {
+    /// The driver.
+    pub driver: DriverKind,
+    /// Why `auto` fell back to epoll.
+    pub fallback: Option<io::Error>,
+}
+
+/// Finds out what this machine allows.
+///
+/// # Errors
+///
+/// When `shards.driver` insists on io_uring and it is not to be had.
+pub fn choose(driver: Driver) -> io::Result<Choice> {
+    let tried = match driver {
+        Driver::Epoll => return Ok(Choice { driver: DriverKind::Epoll, fallback: None }),
+        Driver::Auto | Driver::IoUring => Uring::new().and_then(|_| Runtime::new(DriverKind::IoUring)),
+    };
+    match tried {
+        Ok(_) => Ok(Choice { driver: DriverKind::IoUring, fallback: None }),
+        Err(e) if driver == Driver::Auto => Ok(Choice { driver: DriverKind::Epoll, fallback: Some(e) }),
+        Err(e) => Err(e),
+    }
+}
+
+/// A runtime, and what the reactor needs to wait in it: made before the barrier.
+pub struct Runtime {
+    driver: DriverKind,
+    runtime: FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>,
+    breath: OwnedFd,
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("driver", &self.driver).finish_non_exhaustive()
+    }
+}
+
+impl Runtime {
+    /// Builds the runtime of this thread.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it.
+    pub fn new(driver: DriverKind) -> io::Result<Self> {
+        let runtime = match driver {
+            DriverKind::IoUring => {
+                RuntimeBuilder::<IoUringDriver>::new().with_entries(RING_ENTRIES).enable_timer().build()?.into()
+            }
+            DriverKind::Epoll => {
+                RuntimeBuilder::<LegacyDriver>::new().with_entries(RING_ENTRIES).enable_timer().build()?.into()
+            }
+        };
+        let readable = u32::from(driver == DriverKind::IoUring);
+        let breath = eventfd(readable, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Runtime { driver, runtime, breath })
+    }
+
+    /// Runs `reactor` until it is told to stop; tasks spawned on this runtime run beside it.
+    ///
+    /// # Errors
+    ///
+    /// When the poller or the runtime breaks.
+    pub fn run<P: Poller, M: Machine>(mut self, reactor: Reactor<P, M>) -> io::Result<()> {
+        let wait_fd = reactor.wait_fd()?;
+        let (driver, breath) = (self.driver, self.breath);
+        self.runtime.block_on(async move {
+            let waiter = Waiter::new(driver, wait_fd, breath)?;
+            drive(reactor, waiter).await
+        })
+    }
+}
+
+async fn drive<P: Poller, M: Machine>(mut reactor: Reactor<P, M>, waiter: Waiter) -> io::Result<()> {
+    let mut busy_turns = 0;
+    loop {
+        let busy = reactor.turn()?;
+        if reactor.stopped() {
+            return Ok(());
+        }
+        if busy {
+            busy_turns += 1;
+            if busy_turns >= BUSY_TURNS_MAX {
+                busy_turns = 0;
+                waiter.breathe().await?;
+            }
+        } else if reactor.sleep() {
+            busy_turns = 0;
+            waiter.wait().await?;
+            reactor.awake();
+        }
+    }
+}
+
+/// The two descriptors that the reactor awaits. monoio takes any descriptor that can be polled for a stream.
+struct Waiter {
+    driver: DriverKind,
+    poller: TcpStream,
+    breath: TcpStream,
+    /// The same eventfd as `breath`.
+    bell: OwnedFd,
+}
+
+impl Waiter {
+    fn new(driver: DriverKind, poller: OwnedFd, breath: OwnedFd) -> io::Result<Self> {
+        let bell = breath.as_fd().try_clone_to_owned()?;
+        let stream = |fd: OwnedFd| TcpStream::from_std(std::net::TcpStream::from(fd));
+        Ok(Waiter { driver, poller: stream(poller)?, breath: stream(breath)?, bell })
+    }
+
+    /// Until the poller has something.
+    async fn wait(&self) -> io::Result<()> {
+        // On the legacy driver `readable(true)` never clears.
+        self.poller.readable(self.driver == DriverKind::IoUring).await
+    }
+
+    /// Gives the runtime its turn, by waiting for something real that is there at once: a task that only wakes itself would keep timers
+    /// and the other tasks' I/O from ever being looked at.
+    async fn breathe(&self) -> io::Result<()> {
+        match self.driver {
+            DriverKind::IoUring => self.breath.readable(true).await,
+            DriverKind::Epoll => {
+                // An edge is needed: the eventfd is filled only after the runtime has found it empty.
+                let mut readable = pin!(self.breath.readable(false));
+                let mut rung = false;
+                std::future::poll_fn(|cx| match readable.as_mut().poll(cx) {
+                    Poll::Pending if !std::mem::replace(&mut rung, true) => {
+                        rustix::io::write(&self.bell, &1u64.to_ne_bytes())?;
+                        Poll::Pending
+                    }
+                    other => other,
+                })
+                .await?;
+                match rustix::io::read(&self.bell, &mut [0; 8]) {
+                    Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+                    Err(e) => Err(e.into()),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The threads of the shards: started in the order that private descriptor tables demand, told what to do, and joined.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::ArrayQueue;
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::ceiling::Ceiling;
+use super::clock::{self, Ticker};
+use super::counters::{Counters, Status};
+use super::listener::Listener;
+use super::machine::Machine;
+use super::poller::{Poller, epoll::Epoll, uring::Uring};
+use super::reactor::{Parts, Reactor};
+use super::runtime::{DriverKind, Runtime};
+use super::{fd_table, process};
+use crate::ids::ShardId;
+use crate::mesh::{self, Bells, handoff};
+use crate::settings::Settings;
+use crate::time::Now;
+
+/// Commands that a shard may have waiting.
+const COMMANDS_MAX: usize = 64;
+
+/// What the control thread tells a shard.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Begin to drain.
+    Drain,
+    /// Take these settings.
+    Reload(Arc<Settings>),
+    /// Say that the loop turns, by showing this number in its [`Status`].
+    Probe(u64),
+    /// Close everything and end.
+    Stop,
+}
+
+/// How to start.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Shards.
+    pub shards: u16,
+    /// Poller and runtime.
+    pub driver: DriverKind,
+    /// Pin shard `i` to core `i`.
+    pub pin: bool,
+    /// One descriptor table per shard.
+    pub private_tables: bool,
+    /// Where clients connect. Port 0 takes a free one, the same for all shards.
+    pub listen: SocketAddr,
+    /// Connections that the kernel queues per shard.
+    pub backlog: u32,
+    /// `limits.connections`, 0 for none.
+    pub connections: u64,
+    /// Connections that one descriptor table holds.
+    pub table_capacity: u64,
+}
+
+/// A shard could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Doorbells or socket pairs.
+    #[error("cannot make the mesh between the shards: {0}")]
+    Mesh(io::Error),
+    /// A thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// Its runtime, ring, epoll or timer.
+    #[error("cannot build the {} runtime of a shard: {error}", driver.name())]
+    Runtime {
+        /// Which.
+        driver: DriverKind,
+        /// Why.
+        error: io::Error,
+    },
+    /// Its descriptor table.
+    #[error("cannot make a private descriptor table (shards.fd_tables): {0}")]
+    Unshare(io::Error),
+    /// Its listener.
+    #[error("cannot listen on {address} (listen.client): {error}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// Its reactor.
+    #[error("cannot start the reactor of a shard: {0}")]
+    Reactor(io::Error),
+    /// It panicked.
+    #[error("a shard's thread died while it started")]
+    Died,
+}
+
+/// What all shards and the control thread share.
+#[derive(Debug)]
+pub struct Shared {
+    /// `limits.connections`.
+    pub ceiling: Ceiling,
+    /// One per shard.
+    pub statuses: Box<[Status]>,
+    /// Rows that one shard can hold.
+    pub table_capacity: usize,
+    control: OwnedFd,
+}
+
+impl Shared {
+    /// Makes the control thread look.
+    pub(super) fn ring_control(&self) {
+        let _ = rustix::io::write(&self.control, &1u64.to_ne_bytes());
+    }
+}
+
+/// The running shards.
+#[derive(Debug)]
+pub struct Shards {
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    commands: Vec<Arc<ArrayQueue<Command>>>,
+    bells: Bells,
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+/// What a thread has reached, in this order.
+enum Reached {
+    Built,
+    Unshared,
+    Listening(SocketAddr),
+    Running,
+}
+
+/// What a thread may do next, in this order. It ends when the other end of the channel does.
+enum Go {
+    Unshare,
+    Listen(SocketAddr),
+    Run,
+}
+
+impl Shards {
+    /// Starts the threads and waits until all of them accept connections. `make` makes each state machine, on its thread.
+    ///
+    /// # Errors
+    ///
+    /// The first that failed; the others have ended then.
+    pub fn start<M, F>(plan: &Plan, make: F) -> Result<Shards, StartError>
+    where
+        M: Machine + 'static,
+        F: Fn(ShardId, Now) -> M + Send + Sync + 'static,
+    {
+        let count = usize::from(plan.shards);
+        let bells = Bells::new(count).map_err(StartError::Mesh)?;
+        let handoffs = handoff::build(count).map_err(StartError::Mesh)?.into_ports();
+        let control =
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| StartError::Mesh(e.into()))?;
+        let shared = Arc::new(Shared {
+            ceiling: Ceiling::new(plan.connections),
+            statuses: (0..count).map(|_| Status::default()).collect(),
+            table_capacity: usize::try_from(plan.table_capacity).unwrap_or(usize::MAX),
+            control,
+        });
+        let commands: Vec<_> = (0..count).map(|_| Arc::new(ArrayQueue::new(COMMANDS_MAX))).collect();
+        let make = Arc::new(make);
+        let (report, reports) = channel();
+        let mut gates = Vec::new();
+        let mut threads = Vec::new();
+        let blocked = process::SignalsBlocked::new();
+        for (i, (mesh, handoff)) in mesh::build(count, &bells).into_iter().zip(handoffs).enumerate() {
+            let (gate, go) = channel();
+            gates.push(gate);
+            let (plan, make, report, shared) = (plan.clone(), make.clone(), report.clone(), shared.clone());
+            let commands = commands[i].clone();
+            let body = move || {
+                let id = ShardId(i as u16);
+                let part = move |ticker| Parts { id, mesh, handoff, commands, shared, ticker };
+                let make = move |now| make(id, now);
+                run_shard(id, &plan, part, make, &go, &report)
+            };
+            let thread =
+                std::thread::Builder::new().name(format!("shard-{i}")).spawn(body).map_err(StartError::Thread)?;
+            threads.push(thread);
+        }
+        drop((report, blocked));
+        let address = bring_up(plan, &gates, &reports)?;
+        Ok(Shards { threads, commands, bells, shared, address })
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Tells every shard. One whose queue is full has not looked for a long time; it misses this.
+    pub fn command(&self, command: &Command) {
+        for (i, queue) in self.commands.iter().enumerate() {
+            if queue.push(command.clone()).is_err() {
+                tracing::error!(shard = i, "a shard takes no more commands");
+            }
+            self.bells.ring(ShardId(i as u16));
+        }
+    }
+
+    /// Asks one shard whether its loop turns; [`Status::answered`] shows the number then. Where its queue is full the answer is no.
+    pub fn probe(&self, shard: usize, number: u64) {
+        if self.commands[shard].push(Command::Probe(number)).is_ok() {
+            self.bells.ring(ShardId(shard as u16));
+        }
+    }
+
+    /// Becomes readable when a shard has drained, or has ended.
+    pub fn control_fd(&self) -> BorrowedFd<'_> {
+        self.shared.control.as_fd()
+    }
+
+    /// Clears [`Shards::control_fd`].
+    pub fn clear_control(&self) {
+        let _ = rustix::io::read(&self.shared.control, &mut [0; 8]);
+    }
+
+    /// Whether every shard has drained, and no connection is on its way from one to another.
+    pub fn drained(&self) -> bool {
+        self.shared.statuses.iter().all(Status::drained) && self.connections() == 0
+    }
+
+    /// Whether a shard has ended by itself, which none should.
+    pub fn any_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Connections of the process.
+    pub fn connections(&self) -> u64 {
+        self.shared.ceiling.used()
+    }
+
+    /// What each shard shows.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The counters of each shard, as of its last tick.
+    pub fn counters(&self) -> Vec<Counters> {
+        self.shared.statuses.iter().map(Status::counters).collect()
+    }
+
+    /// Stops every shard and waits for them, `patience` at most. Returns the first error that ended one.
+    ///
+    /// # Errors
+    ///
+    /// What broke a shard's poller or runtime, or that it hangs.
+    pub fn stop(self, patience: Duration) -> io::Result<()> {
+        self.command(&Command::Stop);
+        let deadline = Instant::now() + patience;
+        let mut result = Ok(());
+        for thread in self.threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                let left = deadline.saturating_duration_since(Instant::now()).min(Duration::from_millis(20));
+                wait_readable(self.shared.control.as_fd(), left);
+                let _ = rustix::io::read(&self.shared.control, &mut [0; 8]);
+            }
+            let ended = match thread.is_finished().then(|| thread.join()) {
+                Some(Ok(ended)) => ended,
+                Some(Err(_)) => Err(io::Error::other("a shard panicked")),
+                None => Err(io::Error::new(io::ErrorKind::TimedOut, "a shard does not end")),
+            };
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+/// Waits until the descriptor is readable, or for `patience`.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
+    let timeout = rustix::event::Timespec::try_from(patience).ok();
+    let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, timeout.as_ref()).is_ok_and(|n| n > 0)
+}
+
+type Report = Result<Reached, StartError>;
+
+/// Leads the threads through the steps, all of them through each before any begins the next.
+fn bring_up(plan: &Plan, gates: &[Sender<Go>], reports: &Receiver<Report>) -> Result<SocketAddr, StartError> {
+    let all = |count: usize| -> Result<Option<SocketAddr>, StartError> {
+        let mut address = None;
+        for _ in 0..count {
+            if let Reached::Listening(bound) = reports.recv().map_err(|_| StartError::Died)?? {
+                address = Some(bound);
+            }
+        }
+        Ok(address)
+    };
+    let go = |gate: &Sender<Go>, step| gate.send(step).map_err(|_| StartError::Died);
+    all(gates.len())?;
+    gates.iter().try_for_each(|gate| go(gate, Go::Unshare))?;
+    all(gates.len())?;
+    // The first shard finds the port where it is 0, and the others share it.
+    let mut address = plan.listen;
+    Listener::probe(address).map_err(|error| StartError::Listen { address, error })?;
+    for gate in gates {
+        go(gate, Go::Listen(address))?;
+        address = all(1)?.unwrap_or(address);
+    }
+    gates.iter().try_for_each(|gate| go(gate, Go::Run))?;
+    all(gates.len())?;
+    Ok(address)
+}
+
+/// Tells whoever leads the start that this thread panicked: the others would keep the channel open.
+struct Obituary<'a>(&'a Sender<Report>);
+
+impl Drop for Obituary<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.send(Err(StartError::Died));
+        }
+    }
+}
+
+/// Rings the control thread when its shard ends, however it ends.
+struct EndBell(Arc<Shared>);
+
+impl Drop for EndBell {
+    fn drop(&mut self) {
+        self.0.ring_control();
+    }
+}
+
+fn run_shard<M: Machine>(
+    id: ShardId,
+    plan: &Plan,
+    part: impl FnOnce(Ticker) -> Parts,
+    make: impl FnOnce(Now) -> M,
+    go: &Receiver<Go>,
+    report: &Sender<Report>,
+) -> io::Result<()> {
+    match plan.driver {
+        DriverKind::IoUring => run_with(id, plan, Uring::new, part, make, go, report),
+        DriverKind::Epoll => run_with(id, plan, Epoll::new, part, make, go, report),
+    }
+}
+
+fn run_with<P: Poller, M: Machine>(
+    id: ShardId,
+    plan: &Plan,
+    poller: impl FnOnce() -> io::Result<P>,
+    part: impl FnOnce(Ticker) -> Parts,
+    make: impl FnOnce(Now) -> M,
+    go: &Receiver<Go>,
+    report: &Sender<Report>,
+) -> io::Result<()> {
+    let _obituary = Obituary(report);
+    if plan.pin && process::pin(id.index()).is_err() {
+        tracing::warn!(shard = id.0, "cannot pin the shard to its core");
+    }
+    let build = || -> io::Result<_> { Ok((Runtime::new(plan.driver)?, poller()?, Ticker::new()?)) };
+    let built = build().map_err(|error| StartError::Runtime { driver: plan.driver, error });
+    let Some((runtime, poller, ticker)) = pass(built, |_| Reached::Built, report) else { return Ok(()) };
+    let Ok(Go::Unshare) = go.recv() else { return Ok(()) };
+    let unshared = if plan.private_tables { fd_table::unshare() } else { Ok(()) };
+    let Some(()) = pass(unshared.map_err(StartError::Unshare), |()| Reached::Unshared, report) else { return Ok(()) };
+    let Ok(Go::Listen(address)) = go.recv() else { return Ok(()) };
+    let listener = Listener::bind(address, plan.backlog).map_err(|error| StartError::Listen { address, error });
+    let Some(listener) = pass(listener, |l| Reached::Listening(l.address()), report) else { return Ok(()) };
+    let Ok(Go::Run) = go.recv() else { return Ok(()) };
+    let parts = part(ticker);
+    let _end = EndBell(parts.shared.clone());
+    let reactor = Reactor::new(poller, make(clock::now()), Some(listener), parts).map_err(StartError::Reactor);
+    let Some(reactor) = pass(reactor, |_| Reached::Running, report) else { return Ok(()) };
+    runtime.run(reactor).inspect_err(|e| tracing::error!(shard = id.0, error = %e, "the shard ends"))
+}
+
+/// Reports a step; `None` when it failed.
+fn pass<T>(done: Result<T, StartError>, reached: impl FnOnce(&T) -> Reached, report: &Sender<Report>) -> Option<T> {
+    match done {
+        Ok(value) => report.send(Ok(reached(&value))).ok().map(|()| value),
+        Err(e) => {
+            let _ = report.send(Err(e));
+            None
+        }
+    }
+}

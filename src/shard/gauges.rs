@@ -1,0 +1,43 @@
+//! What a shard holds at a moment, for the operator: numbers that go up and down.
+
+use crate::shard::pressure::Level;
+
+/// Gauges of one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Connections whose upgrade request is being read.
+    pub connecting: u32,
+    /// Connections that are upgraded and have no identity yet.
+    pub authenticating: u32,
+    /// Connections on their way to their home shard.
+    pub moving: u32,
+    /// Sessions.
+    pub sessions: u32,
+    /// Connections to `/echo`.
+    pub echoing: u32,
+    /// Connections with a close frame or a refusal on its way.
+    pub closing: u32,
+    /// Connections that are behind: above the high mark, and not below the low one since.
+    pub throttled: u32,
+    /// Connections that are not read from because the shard is short of memory.
+    pub paused_by_pressure: u32,
+    /// Outboxes in use.
+    pub outboxes: u32,
+    /// Bytes queued, charged to each receiver: a frame in ten outboxes counts ten times.
+    pub queued_bytes: u64,
+    /// Bytes that the queued frames take up: each counts once.
+    pub stored_bytes: u64,
+    /// Bytes of incomplete messages, request heads, filters and compression contexts, and of the rings of outboxes.
+    pub partial_bytes: u64,
+    /// Bytes of capacity that is kept for reuse.
+    pub idle_bytes: u64,
+    /// All of it that counts against the budget: stored, partial and idle.
+    pub held_bytes: u64,
+    /// `outbox.shard_budget`; 0: none.
+    pub budget_bytes: u64,
+    /// Where the shard is on the ladder.
+    pub pressure: Level,
+    /// Milliseconds for which the oldest queued message has been waiting: as of the last round of looking, which takes a tick for every
+    /// thousand outboxes in use.
+    pub oldest_queued_ms: u64,
+}

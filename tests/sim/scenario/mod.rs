@@ -1,0 +1,10 @@
+//! Exact behaviour of the state machine, case by case.
+
+mod auth;
+mod closing;
+mod codec;
+mod credit;
+mod opening;
+mod outbox;
+mod requests;
+mod timeouts;
