@@ -22,8 +22,11 @@ const ROUNDS: usize = 5;
 fn main() {
     let commands = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000);
     let server = Server::start();
-    let mut runtime = RuntimeBuilder::<IoUringDriver>::new().with_entries(1024).enable_timer().build().expect("io_uring");
-    println!("{commands} commands, batches of {BATCH}, values of {VALUE_BYTES} bytes, medians of {ROUNDS} rounds by turns");
+    let mut runtime =
+        RuntimeBuilder::<IoUringDriver>::new().with_entries(1024).enable_timer().build().expect("io_uring");
+    println!(
+        "{commands} commands, batches of {BATCH}, values of {VALUE_BYTES} bytes, medians of {ROUNDS} rounds by turns"
+    );
     let mut rates = [const { Vec::new() }; 4];
     for _ in 0..ROUNDS {
         rates[0].push(server.redis_benchmark(commands, 1));
@@ -34,7 +37,11 @@ fn main() {
     let [theirs, many, sets, rows] = rates.map(median);
     println!("redis-benchmark -P {BATCH} -c 1    {theirs:>10.0} SET/s");
     println!("redis-benchmark -P {BATCH} -c 50   {many:>10.0} SET/s");
-    println!("pipeline, one connection      {sets:>10.0} SET/s    ratio {:.2} (to -c 1), {:.2} (to -c 50)", sets / theirs, sets / many);
+    println!(
+        "pipeline, one connection      {sets:>10.0} SET/s    ratio {:.2} (to -c 1), {:.2} (to -c 50)",
+        sets / theirs,
+        sets / many
+    );
     println!("pipeline, location rows       {rows:>10.0} rows/s   100,000 users in {:.2} s", 100_000.0 / rows);
 }
 
@@ -65,9 +72,7 @@ async fn ours(port: u16, commands: usize, load: Load) -> f64 {
                         set.arg("SET").arg("key:__rand_int__").arg(&value);
                         pipeline.send((), &set, 0);
                     }
-                    Load::Register => {
-                        pipeline.send((), &scripts.row_put(&format!("user-{sent}"), &row, 3_600_000), 0)
-                    }
+                    Load::Register => pipeline.send((), &scripts.row_put(&format!("user-{sent}"), &row, 3_600_000), 0),
                 }
                 sent += 1;
             }

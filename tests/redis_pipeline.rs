@@ -25,9 +25,7 @@ fn passwords_users_databases_and_unix_sockets_work_and_secrets_stay_secret() {
     server.cli(&["-a", "s3cr@t", "ACL", "SETUSER", "weak", "on", ">weak", "~ws:*", "+@all", "-script"]);
     on_each_driver(|| async {
         let unix = format!("unix://{}?pass=s3cr%40t&db=5", server.socket().display());
-        for (url, database) in
-            [(server.url(":s3cr%40t@", "/3"), 3), (server.url("gate:g%40te@", ""), 0), (unix, 5)]
-        {
+        for (url, database) in [(server.url(":s3cr%40t@", "/3"), 3), (server.url("gate:g%40te@", ""), 0), (unix, 5)] {
             let pipeline = pipeline::<u64>(&Target::parse(&url).unwrap(), vec![cmd("PING")]).await;
             let info = text(call(&pipeline, &cmd("CLIENT INFO")).await);
             assert!(info.contains(&format!(" db={database} ")) && info.contains(" resp=3"), "{info}");
@@ -237,12 +235,14 @@ fn connecting_is_refused_at_once_or_given_up_by_the_plug() {
     rustix::net::bind(&deaf, &std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
     rustix::net::listen(&deaf, 0).unwrap();
     let deaf_at: std::net::SocketAddr = rustix::net::getsockname(&deaf).unwrap().try_into().unwrap();
-    let _filling: Vec<_> = (0..3)
-        .map(|_| std::net::TcpStream::connect_timeout(&deaf_at, Duration::from_millis(50)))
-        .collect();
+    let _filling: Vec<_> =
+        (0..3).map(|_| std::net::TcpStream::connect_timeout(&deaf_at, Duration::from_millis(50))).collect();
     on_each_driver(|| async {
         let error = open(&at(refused), vec![]).await.expect_err("refused");
-        assert!(matches!(&error, OpenError::Connect(e) if e.kind() == std::io::ErrorKind::ConnectionRefused), "{error}");
+        assert!(
+            matches!(&error, OpenError::Connect(e) if e.kind() == std::io::ErrorKind::ConnectionRefused),
+            "{error}"
+        );
         let missing = Target::parse("unix:///nowhere/redis.sock").unwrap();
         assert!(matches!(open(&missing, vec![]).await, Err(OpenError::Connect(_))));
 

@@ -279,9 +279,7 @@ impl Lease {
     /// Gives the lease back: the node ends.
     pub fn leave(&mut self) -> Option<Change> {
         let (state, change) = match self.state {
-            State::Held { epoch, .. } => {
-                (State::Leaving { epoch }, Some(Change::Lost { epoch, why: Loss::Released }))
-            }
+            State::Held { epoch, .. } => (State::Leaving { epoch }, Some(Change::Lost { epoch, why: Loss::Released })),
             State::Vacant => (State::Left, None),
             same @ (State::Leaving { .. } | State::Left) => (same, None),
         };
@@ -328,5 +326,4 @@ impl Lease {
 }
 
 #[cfg(test)]
-#[path = "lease_tests.rs"]
 mod tests;

@@ -332,5 +332,4 @@ impl Progress {
 }
 
 #[cfg(test)]
-#[path = "link_tests.rs"]
 mod tests;

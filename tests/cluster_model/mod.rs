@@ -112,7 +112,8 @@ impl World {
         for (_, shard) in self.shards() {
             let Some(standing) = shard.agent.standing() else { continue };
             let number = self.number(shard);
-            places.extend(shard.sessions.iter().map(|u| (u.clone(), standing.node.to_string(), standing.epoch, number)));
+            places
+                .extend(shard.sessions.iter().map(|u| (u.clone(), standing.node.to_string(), standing.epoch, number)));
         }
         places
     }
@@ -126,7 +127,8 @@ impl World {
     pub fn wanted(&self) -> Vec<BTreeSet<String>> {
         let of = |shard: &Shard| {
             let standing = shard.agent.standing().unwrap();
-            let own = ringgate::cluster::agent::own_channel(&standing.node, standing.epoch, ShardId(self.number(shard)));
+            let own =
+                ringgate::cluster::agent::own_channel(&standing.node, standing.epoch, ShardId(self.number(shard)));
             shard.rooms.iter().cloned().chain([own, shard.agent.probe_channel().to_owned()]).collect()
         };
         self.shards().map(|(_, shard)| of(shard)).collect()
@@ -319,7 +321,7 @@ impl World {
         for shard in 0..usize::from(SHARDS) {
             self.arrive(node, shard);
             let clock = self.clock();
-            if self.now_ms % 100 == 0 {
+            if self.now_ms.is_multiple_of(100) {
                 let oldest = self.oldest_unanswered_ms(node, shard);
                 self.nodes[node].shards[shard].agent.handle(Event::Tick { oldest_unanswered_ms: oldest }, clock);
             }

@@ -53,11 +53,8 @@ struct Inbox<T> {
 impl<T: 'static> Pipeline<T> {
     /// Takes a connection into use. Must be called inside the runtime, which runs its two tasks.
     pub fn start(opened: Opened) -> Self {
-        let inbox = Rc::new(Inbox {
-            pending: RefCell::new(VecDeque::new()),
-            arrivals: Mailbox::new(),
-            over: Cell::new(false),
-        });
+        let inbox =
+            Rc::new(Inbox { pending: RefCell::new(VecDeque::new()), arrivals: Mailbox::new(), over: Cell::new(false) });
         let Opened { stream, plug, held } = opened;
         Pipeline { wire: Wire::start(stream, plug, held, inbox.clone()), inbox }
     }

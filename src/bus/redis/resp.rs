@@ -216,5 +216,4 @@ fn integer(text: &[u8]) -> Option<i64> {
 }
 
 #[cfg(test)]
-#[path = "resp_tests.rs"]
 mod tests;

@@ -10,9 +10,9 @@ use std::rc::Rc;
 
 use redis::{Cmd, Script, Value};
 
-use crate::cluster::{agent, lease};
 use crate::cluster::nodes::{About, Polled};
 use crate::cluster::registry::{Row, Rows};
+use crate::cluster::{agent, lease};
 use crate::ids::ShardId;
 
 /// The scripts, and the keys they are run on.

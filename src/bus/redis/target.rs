@@ -38,7 +38,9 @@ pub enum TargetError {
     #[error("not a URL of Redis; it would look like redis://[user:password@]host[:port][/db] or unix:///path?db=0")]
     Url,
     /// `rediss://`.
-    #[error("TLS to Redis (rediss://) is not supported yet; put a tunnel such as stunnel between, or use redis:// or unix://")]
+    #[error(
+        "TLS to Redis (rediss://) is not supported yet; put a tunnel such as stunnel between, or use redis:// or unix://"
+    )]
     Tls,
 }
 
@@ -61,12 +63,7 @@ impl Target {
         };
         let redis = info.redis_settings();
         let text = |text: Option<&str>| text.filter(|t| !t.is_empty()).map(str::to_owned);
-        Ok(Target {
-            place,
-            username: text(redis.username()),
-            password: text(redis.password()),
-            database: redis.db(),
-        })
+        Ok(Target { place, username: text(redis.username()), password: text(redis.password()), database: redis.db() })
     }
 
     /// Where it is, now: names are looked up. This waits; do it on a thread that may.
@@ -136,7 +133,7 @@ mod tests {
 
     fn packed(target: &Target) -> String {
         let packed = target.hello("n").iter().flat_map(redis::Cmd::get_packed_command).collect();
-        let words = String::from_utf8::<>(packed).unwrap();
+        let words = String::from_utf8(packed).unwrap();
         words.split("\r\n").filter(|w| !w.starts_with(['*', '$'])).collect::<Vec<_>>().join(" ").trim_end().to_owned()
     }
 
@@ -148,7 +145,11 @@ mod tests {
             ("redis://:s3cr%40t@h/", "redis://h:6379/0", "HELLO 3 AUTH default s3cr@t SETNAME n"),
             ("redis://gate:s3cr@h/2", "redis://h:6379/2", "HELLO 3 AUTH gate s3cr SETNAME n SELECT 2"),
             ("redis://[::1]:7000/", "redis://[::1]:7000/0", "HELLO 3 SETNAME n"),
-            ("unix:///run/r.sock?db=3&pass=s3cr&user=u", "unix:///run/r.sock?db=3", "HELLO 3 AUTH u s3cr SETNAME n SELECT 3"),
+            (
+                "unix:///run/r.sock?db=3&pass=s3cr&user=u",
+                "unix:///run/r.sock?db=3",
+                "HELLO 3 AUTH u s3cr SETNAME n SELECT 3",
+            ),
             ("redis+unix:///run/r.sock", "unix:///run/r.sock?db=0", "HELLO 3 SETNAME n"),
         ] {
             let target = Target::parse(url).unwrap_or_else(|e| panic!("{url}: {e}"));

@@ -25,9 +25,9 @@ impl Trouble {
         match error.kind() {
             Some(ServerErrorKind::NoScript) => Trouble::NoScript,
             Some(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => Trouble::Replica,
-            Some(
-                ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown,
-            ) => Trouble::Busy,
+            Some(ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown) => {
+                Trouble::Busy
+            }
             Some(ServerErrorKind::NoPerm) => Trouble::Denied,
             _ => match error.code() {
                 "OOM" | "MISCONF" | "NOREPLICAS" => Trouble::Full,
@@ -93,7 +93,10 @@ mod tests {
         for (reply, trouble) in [
             ("NOSCRIPT No matching script. Please use EVAL.", Trouble::NoScript),
             ("READONLY You can't write against a read only replica.", Trouble::Replica),
-            ("READONLY You can't write against a read only replica. script: 1f2e, on @user_script:3.", Trouble::Replica),
+            (
+                "READONLY You can't write against a read only replica. script: 1f2e, on @user_script:3.",
+                Trouble::Replica,
+            ),
             ("ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write", Trouble::Replica),
             ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Trouble::Replica),
             ("LOADING Redis is loading the dataset in memory", Trouble::Busy),

@@ -176,9 +176,9 @@ impl<M> Lookups<M> {
         self.waiting = 0;
         let empty = HashMap::with_hasher(self.flows.hasher().clone());
         let flows = std::mem::replace(&mut self.flows, empty);
-        flows.into_iter().flat_map(|(user, flow)| {
-            flow.again.into_iter().chain(flow.behind).map(move |found| (user.clone(), found))
-        })
+        flows
+            .into_iter()
+            .flat_map(|(user, flow)| flow.again.into_iter().chain(flow.behind).map(move |found| (user.clone(), found)))
     }
 
     /// Messages that wait.
@@ -225,5 +225,4 @@ impl<M> Flow<M> {
 }
 
 #[cfg(test)]
-#[path = "lookups_tests.rs"]
 mod tests;

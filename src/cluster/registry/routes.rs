@@ -36,7 +36,13 @@ struct Entry {
 impl Routes {
     /// Remembers nothing yet, and never more than `max` users.
     pub fn new(max: usize, hasher: RandomState) -> Self {
-        Routes { by_user: HashMap::with_hasher(hasher), entries: Vec::new(), free: Vec::new(), max: max.max(1), hand: 0 }
+        Routes {
+            by_user: HashMap::with_hasher(hasher),
+            entries: Vec::new(),
+            free: Vec::new(),
+            max: max.max(1),
+            hand: 0,
+        }
     }
 
     /// Where a user is. An empty slice: nowhere, when it was asked. `None`: not known.

@@ -343,7 +343,14 @@ impl Wants {
         }
     }
 
-    fn renew(&mut self, mut cursor: u32, mut credit: u64, now_ms: u64, most: usize, batch: &mut Vec<Write>) -> (u32, u64) {
+    fn renew(
+        &mut self,
+        mut cursor: u32,
+        mut credit: u64,
+        now_ms: u64,
+        most: usize,
+        batch: &mut Vec<Write>,
+    ) -> (u32, u64) {
         while credit >= 1000 && batch.len() < most && !self.entries.is_empty() {
             credit -= 1000;
             cursor = if cursor as usize >= self.entries.len() { 0 } else { cursor };
@@ -468,5 +475,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-#[path = "wants_tests.rs"]
 mod tests;

@@ -76,7 +76,10 @@ fn an_answer_that_comes_after_the_end_does_not_bring_it_back() {
     assert!(matches!(change, Some(Change::Lost { why: Loss::Expired, .. })));
     assert_eq!(lease.holds(33_000), None);
     let again = lease.poll(33_000, 5).unwrap();
-    assert!(matches!(again.kind, Ask::Acquire { floor: 2.., take_over: false }), "a fresh epoch though the clock stepped back");
+    assert!(
+        matches!(again.kind, Ask::Acquire { floor: 2.., take_over: false }),
+        "a fresh epoch though the clock stepped back"
+    );
 }
 
 #[test]
@@ -84,10 +87,7 @@ fn what_redis_has_forgotten_is_acquired_under_a_fresh_epoch() {
     let (mut lease, mut store) = (Lease::new("a", TTL, 1), Store::default());
     acquired(&mut lease, &mut store, 0, 1_000);
     store.0.clear();
-    assert_eq!(
-        acquired(&mut lease, &mut store, 0, 4_000),
-        Some(Change::Lost { epoch: 1_000, why: Loss::Missing })
-    );
+    assert_eq!(acquired(&mut lease, &mut store, 0, 4_000), Some(Change::Lost { epoch: 1_000, why: Loss::Missing }));
     assert_eq!(acquired(&mut lease, &mut store, 0, 4_000), Some(Change::Acquired { epoch: 4_000 }));
 }
 

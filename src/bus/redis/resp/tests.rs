@@ -22,27 +22,39 @@ fn replies() -> Vec<(&'static [u8], Value)> {
         (b",1.5\r\n", Value::Double(1.5)),
         (b",inf\r\n", Value::Double(f64::INFINITY)),
         (b"#t\r\n", Value::Boolean(true)),
-        (b"(3492890328409238509324850943850943825024385\r\n", Value::BigNumber(b"3492890328409238509324850943850943825024385".to_vec())),
+        (
+            b"(3492890328409238509324850943850943825024385\r\n",
+            Value::BigNumber(b"3492890328409238509324850943850943825024385".to_vec()),
+        ),
         (b"*0\r\n", Value::Array(vec![])),
-        (b"*3\r\n:1\r\n$1\r\na\r\n*1\r\n_\r\n", Value::Array(vec![Value::Int(1), bulk("a"), Value::Array(vec![Value::Nil])])),
-        (b"%2\r\n+a\r\n:1\r\n+b\r\n*2\r\n:2\r\n:3\r\n", Value::Map(vec![
-            (Value::SimpleString("a".into()), Value::Int(1)),
-            (Value::SimpleString("b".into()), Value::Array(vec![Value::Int(2), Value::Int(3)])),
-        ])),
+        (
+            b"*3\r\n:1\r\n$1\r\na\r\n*1\r\n_\r\n",
+            Value::Array(vec![Value::Int(1), bulk("a"), Value::Array(vec![Value::Nil])]),
+        ),
+        (
+            b"%2\r\n+a\r\n:1\r\n+b\r\n*2\r\n:2\r\n:3\r\n",
+            Value::Map(vec![
+                (Value::SimpleString("a".into()), Value::Int(1)),
+                (Value::SimpleString("b".into()), Value::Array(vec![Value::Int(2), Value::Int(3)])),
+            ]),
+        ),
         (b"%0\r\n", Value::Map(vec![])),
         (b"~2\r\n:1\r\n:2\r\n", Value::Set(vec![Value::Int(1), Value::Int(2)])),
-        (b"|1\r\n+ttl\r\n:9\r\n*1\r\n:5\r\n", Value::Attribute {
-            data: Box::new(Value::Array(vec![Value::Int(5)])),
-            attributes: vec![(Value::SimpleString("ttl".into()), Value::Int(9))],
-        }),
-        (b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\n\r\n\r\n", Value::Push {
-            kind: PushKind::Message,
-            data: vec![bulk("c"), bulk("\r\n")],
-        }),
-        (b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n", Value::Push {
-            kind: PushKind::Invalidate,
-            data: vec![Value::Array(vec![bulk("key")])],
-        }),
+        (
+            b"|1\r\n+ttl\r\n:9\r\n*1\r\n:5\r\n",
+            Value::Attribute {
+                data: Box::new(Value::Array(vec![Value::Int(5)])),
+                attributes: vec![(Value::SimpleString("ttl".into()), Value::Int(9))],
+            },
+        ),
+        (
+            b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\n\r\n\r\n",
+            Value::Push { kind: PushKind::Message, data: vec![bulk("c"), bulk("\r\n")] },
+        ),
+        (
+            b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n",
+            Value::Push { kind: PushKind::Invalidate, data: vec![Value::Array(vec![bulk("key")])] },
+        ),
         (b">2\r\n$10\r\ninvalidate\r\n_\r\n", Value::Push { kind: PushKind::Invalidate, data: vec![Value::Nil] }),
     ]
 }
@@ -54,7 +66,9 @@ fn every_type_is_measured_and_read() {
         assert_eq!(Scanner::default().scan(bytes), Ok(Some(bytes.len())), "{text:?}");
         assert_eq!(value(bytes), Ok(expected), "{text:?}");
     }
-    for (bytes, code) in [(&b"-NOSCRIPT none\r\n"[..], "NOSCRIPT"), (b"!9\r\nOOM x\r\ny \r\n", "OOM"), (b"-ERR \xff\r\n", "ERR")] {
+    for (bytes, code) in
+        [(&b"-NOSCRIPT none\r\n"[..], "NOSCRIPT"), (b"!9\r\nOOM x\r\ny \r\n", "OOM"), (b"-ERR \xff\r\n", "ERR")]
+    {
         assert_eq!(Scanner::default().scan(bytes), Ok(Some(bytes.len())));
         let Ok(Value::ServerError(error)) = value(bytes) else { panic!("{bytes:?}") };
         assert_eq!(error.code(), code);
@@ -133,13 +147,18 @@ fn what_is_no_reply_or_breaks_a_bound_is_refused() {
         (&whole_line, RespError::Line),
     ];
     for (bytes, error) in cases {
-        assert_eq!(Scanner::default().scan(bytes), Err(error), "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(40)]));
+        assert_eq!(
+            Scanner::default().scan(bytes),
+            Err(error),
+            "{:?}",
+            String::from_utf8_lossy(&bytes[..bytes.len().min(40)])
+        );
     }
 }
 
 #[test]
 fn aggregates_in_aggregates_count_together() {
-    let many = [&b"*1000\r\n"[..], &b"*1048\r\n".repeat(1)].concat();
+    let many = [&b"*1000\r\n"[..], &b"*1048\r\n"[..]].concat();
     assert_eq!(Scanner::default().scan(&many), Ok(None));
     let mut bomb = b"*1000000\r\n".to_vec();
     bomb.extend_from_slice(b"*1000000\r\n");
@@ -149,8 +168,12 @@ fn aggregates_in_aggregates_count_together() {
 fn any_reply() -> impl Strategy<Value = Vec<u8>> {
     let leaf = prop_oneof![
         any::<i64>().prop_map(|n| format!(":{n}\r\n").into_bytes()),
-        proptest::collection::vec(any::<u8>(), 0..40)
-            .prop_map(|bytes| [format!("${}\r\n", bytes.len()).as_bytes(), &bytes, b"\r\n"].concat()),
+        proptest::collection::vec(any::<u8>(), 0..40).prop_map(|bytes| [
+            format!("${}\r\n", bytes.len()).as_bytes(),
+            &bytes,
+            b"\r\n"
+        ]
+        .concat()),
         "[ -~]{0,20}".prop_map(|text| format!("+{text}\r\n").into_bytes()),
         Just(b"_\r\n".to_vec()),
         Just(b"#f\r\n".to_vec()),

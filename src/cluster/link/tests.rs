@@ -111,10 +111,10 @@ fn a_connection_that_is_not_made_in_time_is_given_up() {
     let mut link = Link::new(TIMEOUT, 7);
     after(&mut link, TICK, 0);
     let actions = after(&mut link, TICK, TIMEOUT);
-    assert_eq!(actions, [
-        Action::Drop(Side::Commands, Cause::Refused),
-        Action::Drop(Side::Subscriber, Cause::Refused),
-    ]);
+    assert_eq!(
+        actions,
+        [Action::Drop(Side::Commands, Cause::Refused), Action::Drop(Side::Subscriber, Cause::Refused),]
+    );
     assert_eq!(after(&mut link, Event::Connected(Side::Commands), TIMEOUT), [], "it is too late for that");
     assert_eq!(link.state(), State::Down);
 }

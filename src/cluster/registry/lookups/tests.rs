@@ -79,7 +79,7 @@ proptest! {
         let settle = std::iter::repeat_n([5u8, 4, 3], 400).flatten();
         for step in steps.into_iter().chain(settle) {
             match step {
-                0 | 1 | 2 => {
+                0..=2 => {
                     next += 1;
                     match lookups.send("u", next, route.is_some()) {
                         Verdict::Send(message) => {
@@ -99,7 +99,7 @@ proptest! {
                         wires[home].push_back((f.message, f.moves));
                     }
                 }
-                3 | 4 | 5 => {
+                3..=5 => {
                     let shard = usize::from(step == 5);
                     let Some((message, moves)) = wires[shard].pop_front() else { continue };
                     if shard == home {
