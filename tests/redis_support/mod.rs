@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
@@ -39,6 +40,16 @@ impl Server {
             }
         }
         panic!("redis-server does not come up");
+    }
+
+    /// Starts one on a port that another has had.
+    pub fn start_on(port: &str, args: &[&str]) -> Self {
+        let dir = std::env::temp_dir().join(format!("ringgate-redis-{}-on-{port}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory for Redis");
+        let port = port.parse().expect("a port");
+        let mut server = Server { child: spawn(port, &dir, args), port, dir };
+        assert!(server.is_up(), "redis-server does not come up again");
+        server
     }
 
     /// `redis://` with that in front of the host and behind the port.
@@ -174,4 +185,60 @@ pub fn scripted(conversations: Vec<Vec<u8>>, then_hold: bool) -> (SocketAddr, st
         }
     });
     (address, thread)
+}
+
+/// Carries connections to a port, and can make subscribed ones deaf: nothing comes back by them any more.
+pub struct Proxy {
+    port: u16,
+    deaf_before: Arc<AtomicU32>,
+    count: Arc<AtomicU32>,
+}
+
+impl Proxy {
+    pub fn start(to: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (deaf_before, count) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let (deaf, number) = (deaf_before.clone(), count.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect((Ipv4Addr::LOCALHOST, to))) else { return };
+                let number = number.fetch_add(1, Ordering::SeqCst);
+                let subscribed = Arc::new(AtomicBool::new(false));
+                let (up, down) = ((client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client));
+                let (deaf, heard) = (deaf.clone(), subscribed.clone());
+                carry(up, move |bytes| {
+                    if bytes.windows(9).any(|w| w == b"SUBSCRIBE") {
+                        subscribed.store(true, Ordering::SeqCst);
+                    }
+                    true
+                });
+                carry(down, move |_| !(heard.load(Ordering::SeqCst) && number < deaf.load(Ordering::SeqCst)));
+            }
+        });
+        Proxy { port, deaf_before, count }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The subscribed connections of now hear nothing more.
+    pub fn deafen(&self) {
+        self.deaf_before.store(self.count.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+}
+
+fn carry((mut from, mut to): (TcpStream, TcpStream), mut passes: impl FnMut(&[u8]) -> bool + Send + 'static) {
+    use std::io::{Read, Write};
+    std::thread::spawn(move || {
+        let mut bytes = [0; 16 * 1024];
+        while let Ok(read @ 1..) = from.read(&mut bytes) {
+            if passes(&bytes[..read]) && to.write_all(&bytes[..read]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Both);
+        let _ = from.shutdown(std::net::Shutdown::Both);
+    });
 }

@@ -9,3 +9,4 @@ pub mod scripts;
 pub mod target;
 pub mod trouble;
 pub mod wire;
+pub mod wires;

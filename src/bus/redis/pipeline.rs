@@ -105,6 +105,20 @@ impl<T: 'static> Pipeline<T> {
         self.inbox.arrivals.poll_take(cx)
     }
 
+    /// Ends the connection and takes back the commands that have no answer, those included whose answers have arrived and were not taken.
+    pub fn abandon(self) -> Vec<T> {
+        let arrived = std::iter::from_fn(|| self.inbox.arrivals.take());
+        let mut tokens: Vec<T> = arrived
+            .flat_map(|arrival| match arrival {
+                Arrival::Reply { token, .. } => vec![token],
+                Arrival::Ended { unanswered, .. } => unanswered,
+                Arrival::Invalidated(_) | Arrival::InvalidatedAll => Vec::new(),
+            })
+            .collect();
+        tokens.extend(self.inbox.pending.take().into_iter().map(|(token, _)| token));
+        tokens
+    }
+
     /// Ends the connection: [`Arrival::Ended`] follows.
     pub fn close(&self) {
         self.wire.close();
