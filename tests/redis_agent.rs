@@ -13,7 +13,7 @@ use ringgate::bus::redis::target::{Address, Target};
 use ringgate::bus::redis::wires::{Incoming, Plan, Wires};
 use ringgate::cluster::agent::{Action, Agent, Clock, Event, Identity};
 use ringgate::cluster::lease::Lease;
-use ringgate::cluster::link::State;
+use ringgate::cluster::link::{Cause, Side, State};
 use ringgate::cluster::nodes::{About, Nodes};
 use ringgate::cluster::registry::wants::Pace;
 use ringgate::ids::ShardId;
@@ -171,8 +171,16 @@ fn indexed(server: &Server, shard: &Shared) -> String {
     server.cli(&["SCARD", &format!("ws:idx:{}:{}:0", standing.node, standing.epoch)])
 }
 
-fn end(shards: &[&Shared]) {
-    shards.iter().for_each(|shard| shard.borrow_mut().over = true);
+/// Ends their connections, so that the next run does not meet them.
+async fn end(shards: &[&Shared]) {
+    for shard in shards {
+        let mut shard = shard.borrow_mut();
+        shard.over = true;
+        for side in [Side::Commands, Side::Subscriber] {
+            shard.wires.act(Action::Drop(side, Cause::Ended), 0);
+        }
+    }
+    sleep(Duration::from_millis(100)).await;
 }
 
 #[test]
@@ -190,13 +198,15 @@ fn users_are_registered_found_and_forgotten_and_changes_are_told() {
         assert!(a.borrow().agent.is_registered("u7"));
 
         for user in ["u2995", "u3005", "nobody"] {
-            b.borrow_mut().wires.find(&user.into(), 0);
+            let now_ms = b.borrow().now_ms();
+            b.borrow_mut().wires.find(&user.into(), now_ms);
         }
         until("found", 1_000, || b.borrow().found.len() == 3).await;
         assert_eq!(b.borrow().found.iter().map(|f| f.1).collect::<Vec<_>>(), [2, 1, 0]);
         leave(&a, 0..2_996);
         until("forgotten", 5_000, || registered(&server, &a, 4_000).len() == 4).await;
         assert_eq!(indexed(&server, &a), "4");
+        until("told", 1_000, || b.borrow().invalidated > 0).await;
         assert_eq!(b.borrow().invalidated, 1, "of what it has read, and of nothing else");
 
         let channel = {
@@ -204,13 +214,13 @@ fn users_are_registered_found_and_forgotten_and_changes_are_told() {
             until("listening", 1_000, || server.cli(&["PUBSUB", "NUMSUB", "ws:room:x"]).ends_with('1')).await;
             "room:x"
         };
-        a.borrow_mut().wires.publish(1, channel, b"hello", 0);
+        let now = a.borrow().now_ms();
+        a.borrow_mut().wires.publish(1, channel, b"hello", now);
         until("heard", 1_000, || b.borrow().messages == [(channel.to_owned(), b"hello".to_vec())]).await;
 
-        let now = a.borrow().now_ms();
         a.borrow_mut().wires.poll_leases(now, now);
         until("polled", 1_000, || a.borrow().nodes.live(now).count() == 2).await;
-        end(&[&a, &b]);
+        end(&[&a, &b]).await;
     });
 }
 
@@ -229,7 +239,7 @@ fn a_flush_and_a_lost_script_cache_are_made_good() {
         let took = until("announced again", 6_000, || registered(&server, &a, 3_000).len() == 2_100).await;
         assert_eq!(indexed(&server, &a), "2100", "after {took} ms");
         until("up", 2_000, || is(&a, State::Up)).await;
-        end(&[&a]);
+        end(&[&a]).await;
     });
 }
 
@@ -269,7 +279,7 @@ fn a_server_that_is_gone_hung_or_cuts_connections_is_met_again() {
         sleep(Duration::from_millis(700)).await;
         let server = Server::start_on(&port, &[]);
         until("up after the restart", 8_000, || is(&a, State::Up) && registered(&server, &a, 520).len() == 500).await;
-        end(&[&a]);
+        end(&[&a]).await;
     });
 }
 
@@ -287,7 +297,7 @@ fn a_deaf_subscription_is_found_within_3_s_and_replaced() {
         let took = until("found", 3_200, || !is(&a, State::Up)).await;
         assert!(took < 3_000, "{took} ms");
         until("replaced", 3_000, || is(&a, State::Up)).await;
-        end(&[&a]);
+        end(&[&a]).await;
     });
 }
 
@@ -305,7 +315,7 @@ fn a_second_process_of_the_same_name_fences_the_first() {
         until("renamed", 5_000, || first.borrow().agent.standing().is_some_and(|s| *s.node != *"a")).await;
         until("announced under the fresh name", 3_000, || registered(&server, &first, 60).len() == 50).await;
         assert_eq!(registered(&server, &second, 60), (40..60).collect());
-        end(&[&first, &second]);
+        end(&[&first, &second]).await;
     });
 }
 
@@ -319,6 +329,6 @@ fn actions_for_others_are_left_alone() {
         a.borrow_mut().wires.publish(9, "room:x", b"", 0);
         sleep(Duration::from_millis(300)).await;
         assert!(is(&a, State::Down) && a.borrow().complaints == 1, "{}", a.borrow().complaints);
-        end(&[&a]);
+        end(&[&a]).await;
     });
 }

@@ -116,12 +116,27 @@ pub enum Complaint {
 /// What a reply over the connection for commands answers.
 #[derive(Debug)]
 enum Token {
-    Row { id: WriteId, op: Op, user: Rc<str> },
-    Lease { ticket: u64, ask: lease::Ask },
-    Leases { asked_ms: u64 },
-    Publish { ticket: u64 },
-    Find { user: Rc<str> },
-    Load { last: bool },
+    Row {
+        id: WriteId,
+        op: Op,
+        user: Rc<str>,
+    },
+    Lease {
+        ticket: u64,
+        ask: lease::Ask,
+    },
+    Leases {
+        asked_ms: u64,
+    },
+    Publish {
+        ticket: u64,
+    },
+    Find {
+        user: Rc<str>,
+    },
+    Load {
+        last: bool,
+    },
     /// Probes and the index: only an error of theirs is of interest.
     Other,
 }
