@@ -34,18 +34,20 @@
 //! |---|---|
 //! | [`cli`], [`config`], [`log`] | arguments, configuration, log lines |
 //! | [`node`] | builds shards, mesh and signals; start, reload, drain, end |
-//! | [`io`] | **the only user of sockets and of monoio**: reactor, pollers (io_uring, epoll), listener, descriptor tables |
+//! | [`io`] | **the only user of clients' sockets**: reactor, pollers (io_uring, epoll), listener, descriptor tables |
 //! | [`mesh`] | between shards: queues, doorbells, and the hand-over of sockets |
 //! | [`shard`] | the state machine: [events](shard::event::Event) in, [actions](shard::event::Action) out |
 //! | [`ws`] | WebSocket, pure: handshake, frames, messages, compression |
 //! | [`protocol`] | what clients say and hear, and the [envelopes](protocol::envelope::Envelope) between shards |
 //! | [`auth`] | tokens to claims |
+//! | [`cluster`] | what a node decides as a member of a cluster, pure: link, lease, registry, ring. Not used by shards yet: see there |
+//! | [`bus`] | the wires to other nodes: Redis, on monoio |
 //! | [`settings`] | what all shards share, read-only |
 //! | [`limits`] | every bound that is not a configuration key |
 //!
 //! # Invariants
 //!
-//! * **Pure**: `shard`, `ws`, `protocol` and `auth` know no socket, clock, entropy, thread or lock. Time and randomness are arguments; so
+//! * **Pure**: `shard`, `cluster`, `ws`, `protocol` and `auth` know no socket, clock, entropy, thread or lock. Time and randomness are arguments; so
 //!   the simulator (`tests/sim`) runs whole sets of shards on one thread with a virtual clock.
 //! * **No locks, no shared maps.** Shards speak through [`mesh`] only. monoio's `sync` feature stays off: a waker used from another
 //!   thread panics in tests instead of hiding a lock.

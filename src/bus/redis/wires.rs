@@ -8,22 +8,26 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use redis::{Cmd, ServerError, Value};
+use redis::Cmd;
+
+pub use incoming::{Complaint, Incoming};
 
 use super::connect::Plug;
 use super::mailbox::Mailbox;
 use super::open::{OpenError, Opened, Opening};
-use super::pipeline::{self, Pipeline};
-use super::pubsub::{self, Subscriber};
-use super::scripts::{self, RowReply, Scripts};
+use super::pipeline::Pipeline;
+use super::pubsub::Subscriber;
+use super::scripts::Scripts;
 use super::target::{Address, Target};
-use super::trouble::Trouble;
-use crate::cluster::agent::{Action, Event, WriteAnswer};
+use crate::cluster::agent::{Action, Event};
 use crate::cluster::lease;
 use crate::cluster::link::Side;
-use crate::cluster::nodes::{About, Polled};
+use crate::cluster::nodes::About;
+use crate::cluster::registry::Row;
 use crate::cluster::registry::wants::{Op, Write, WriteId};
-use crate::cluster::registry::{Row, Rows};
+
+mod arrivals;
+mod incoming;
 
 /// What the wires of a shard are made from.
 #[derive(Clone, Debug)]
@@ -46,71 +50,6 @@ pub struct Plan {
     pub name: String,
     /// The channel that probes go through, without the prefix.
     pub probe_channel: String,
-}
-
-/// What arrives.
-#[derive(Debug)]
-pub enum Incoming {
-    /// For the agent.
-    Agent(Event<'static>),
-    /// A row write was done; for presence. Hand the agent its [`Event::Row`] as well.
-    Row {
-        /// Which.
-        id: WriteId,
-        /// Whose.
-        user: Rc<str>,
-        /// Written or deleted.
-        op: Op,
-        /// The user's rows on other nodes, of living and of dead leases.
-        others: Rows,
-    },
-    /// A message on a channel; its name is without the prefix.
-    Message {
-        /// Where.
-        channel: Vec<u8>,
-        /// What.
-        payload: Vec<u8>,
-    },
-    /// What [`Wires::publish`] was answered: how many connections heard it, or nothing where Redis refused.
-    Published {
-        /// What was given with it.
-        ticket: u64,
-        /// Connections that heard it.
-        heard: Option<u64>,
-    },
-    /// What [`Wires::find`] was answered, or nothing where Redis refused.
-    Found {
-        /// Who.
-        user: Rc<str>,
-        /// Where they are.
-        rows: Option<Rows>,
-    },
-    /// What [`Wires::poll_leases`] was answered.
-    Leases {
-        /// All leases.
-        leases: Vec<Polled>,
-        /// When it was asked (the clock of the caller).
-        asked_ms: u64,
-    },
-    /// The rows of these users have changed: their routes are void.
-    Invalidated(Vec<Rc<str>>),
-    /// All routes are void.
-    InvalidatedAll,
-    /// The connection for commands ended with these publishes on their way: what became of them is not known.
-    Unanswered(Vec<u64>),
-    /// Something to say in the log, once per kind and outage.
-    Troubled(Complaint),
-}
-
-/// What Redis, or the way to it, would not do.
-#[derive(Debug)]
-pub enum Complaint {
-    /// A connection could not be made.
-    Open(Side, OpenError),
-    /// A connection ended.
-    Ended(Side, super::wire::Ended),
-    /// A command was refused.
-    Refused(ServerError),
 }
 
 /// What a reply over the connection for commands answers.
@@ -149,6 +88,14 @@ enum Line<C> {
     On(C),
 }
 
+/// How an attempt to connect has ended.
+#[derive(Debug)]
+struct Attempt {
+    side: Side,
+    number: u64,
+    result: Result<Opened, OpenError>,
+}
+
 /// The two connections of one shard.
 #[derive(Debug)]
 pub struct Wires {
@@ -158,7 +105,7 @@ pub struct Wires {
     subscriber: Line<Subscriber<WriteId>>,
     /// How often a side was given up: what was opened for an earlier attempt is thrown away.
     attempts: [u64; 2],
-    opened: Rc<Mailbox<(Side, u64, Result<Opened, OpenError>)>>,
+    opened: Rc<Mailbox<Attempt>>,
     next_address: usize,
     rows: Vec<(Write, Row)>,
     channels: Vec<Write>,
@@ -295,8 +242,8 @@ impl Wires {
             if let Some(incoming) = self.ready.pop_front() {
                 return Poll::Ready(incoming);
             }
-            if let Poll::Ready((side, attempt, result)) = self.opened.poll_take(cx) {
-                self.opened(side, attempt, result);
+            if let Poll::Ready(attempt) = self.opened.poll_take(cx) {
+                self.opened(attempt);
                 continue;
             }
             if let Line::On(commands) = &self.commands
@@ -338,21 +285,21 @@ impl Wires {
                 self.ready.push_back(Incoming::Agent(Event::Refused(side)));
             }
             Ok(opening) => {
-                let (attempt, opened, plug) = (self.attempts[side as usize], self.opened.clone(), opening.plug());
+                let (number, opened, plug) = (self.attempts[side as usize], self.opened.clone(), opening.plug());
                 match side {
                     Side::Commands => self.commands = Line::Opening(plug),
                     Side::Subscriber => self.subscriber = Line::Opening(plug),
                 }
                 monoio::spawn(async move {
                     let result = opening.finish().await;
-                    opened.put((side, attempt, result), 0);
+                    opened.put(Attempt { side, number, result }, 0);
                 });
             }
         }
     }
 
-    fn opened(&mut self, side: Side, attempt: u64, result: Result<Opened, OpenError>) {
-        if attempt != self.attempts[side as usize] {
+    fn opened(&mut self, Attempt { side, number, result }: Attempt) {
+        if number != self.attempts[side as usize] {
             return;
         }
         let event = match result {
@@ -426,132 +373,6 @@ impl Wires {
                 command.arg(&*write.name);
             });
             self.send(Token::Other, &command, now_ms);
-        }
-    }
-
-    fn command_arrived(&mut self, arrival: pipeline::Arrival<Token>, now_ms: u64) {
-        match arrival {
-            pipeline::Arrival::Reply { token, value } => self.replied(token, value, now_ms),
-            pipeline::Arrival::Invalidated(keys) => {
-                let keys = keys.iter().filter_map(|key| self.scripts.keys().user_of(key));
-                self.ready.push_back(Incoming::Invalidated(keys.map(Rc::from).collect()));
-            }
-            pipeline::Arrival::InvalidatedAll => self.ready.push_back(Incoming::InvalidatedAll),
-            pipeline::Arrival::Ended { why, unanswered } => {
-                self.hand_back(unanswered);
-                self.complain("ended", Complaint::Ended(Side::Commands, why));
-                self.ready.push_back(Incoming::Agent(Event::Ended(Side::Commands)));
-            }
-        }
-    }
-
-    fn replied(&mut self, token: Token, value: Value, now_ms: u64) {
-        if let Some(trouble) = Trouble::in_reply(&value) {
-            self.refused(trouble, value, now_ms);
-            return self.failed(token);
-        }
-        let incoming = match token {
-            Token::Row { id, op, user } => match scripts::row_reply(&value) {
-                RowReply::Done(others) => {
-                    let event = Event::Row { id, answer: WriteAnswer::Done };
-                    self.ready.push_back(Incoming::Agent(event));
-                    Incoming::Row { id, user, op, others }
-                }
-                // The lease finds out, and everything is written again under another epoch.
-                RowReply::Fenced | RowReply::Unreadable => {
-                    Incoming::Agent(Event::Row { id, answer: WriteAnswer::Refused })
-                }
-            },
-            Token::Lease { ticket, ask } => {
-                Incoming::Agent(Event::Lease { ticket, answer: scripts::lease_answer(ask, &value) })
-            }
-            Token::Leases { asked_ms } => {
-                let leases = scripts::leases(&value).unwrap_or_default();
-                Incoming::Leases { leases, asked_ms }
-            }
-            Token::Publish { ticket } => {
-                let heard = if let Value::Int(heard) = value { u64::try_from(heard).ok() } else { None };
-                Incoming::Published { ticket, heard }
-            }
-            Token::Find { user } => Incoming::Found { user, rows: scripts::rows(&value) },
-            Token::Load { last } => {
-                self.loading &= !last;
-                return;
-            }
-            Token::Other => return,
-        };
-        self.ready.push_back(incoming);
-    }
-
-    /// What waits for an answer that was an error.
-    fn failed(&mut self, token: Token) {
-        let incoming = match token {
-            Token::Row { id, .. } => Incoming::Agent(Event::Row { id, answer: WriteAnswer::Refused }),
-            Token::Lease { ticket, .. } => Incoming::Agent(Event::Lease { ticket, answer: lease::Answer::Failed }),
-            Token::Publish { ticket } => Incoming::Published { ticket, heard: None },
-            Token::Find { user } => Incoming::Found { user, rows: None },
-            Token::Load { last } => {
-                self.loading &= !last;
-                return;
-            }
-            Token::Leases { .. } | Token::Other => return,
-        };
-        self.ready.push_back(incoming);
-    }
-
-    fn refused(&mut self, trouble: Trouble, value: Value, now_ms: u64) {
-        if let Value::ServerError(error) = value {
-            self.complain(trouble.name(), Complaint::Refused(error));
-        }
-        match trouble {
-            Trouble::NoScript if !self.loading => {
-                self.loading = true;
-                let scripts = self.scripts.load();
-                let last = scripts.len() - 1;
-                for (index, script) in scripts.iter().enumerate() {
-                    self.send(Token::Load { last: index == last }, script, now_ms);
-                }
-            }
-            _ if trouble.is_fatal() => {
-                // Told once: what else is under way is answered by errors too, and then the connection is gone.
-                if let Line::On(commands) = &self.commands {
-                    commands.close();
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn subscriber_arrived(&mut self, arrival: pubsub::Arrival<WriteId>) {
-        let incoming = match arrival {
-            pubsub::Arrival::Message { channel, payload } => {
-                let Some(channel) = channel.strip_prefix(self.plan.prefix.as_bytes()) else { return };
-                if channel == self.plan.probe_channel.as_bytes() {
-                    let nonce = std::str::from_utf8(&payload).ok().and_then(|nonce| nonce.parse().ok());
-                    let Some(nonce) = nonce else { return };
-                    Incoming::Agent(Event::Probe { nonce })
-                } else {
-                    Incoming::Message { channel: channel.to_vec(), payload }
-                }
-            }
-            pubsub::Arrival::Confirmed(id) => Incoming::Agent(Event::Channel { id, answer: WriteAnswer::Done }),
-            pubsub::Arrival::Refused { token, error } => {
-                self.complain(Trouble::of(&error).name(), Complaint::Refused(error));
-                Incoming::Agent(Event::Channel { id: token, answer: WriteAnswer::Refused })
-            }
-            pubsub::Arrival::Ended { why, .. } => {
-                self.complain("ended", Complaint::Ended(Side::Subscriber, why));
-                Incoming::Agent(Event::Ended(Side::Subscriber))
-            }
-        };
-        self.ready.push_back(incoming);
-    }
-
-    /// Once per kind until a connection is made again.
-    fn complain(&mut self, kind: &'static str, complaint: Complaint) {
-        if !self.complained.contains(&kind) {
-            self.complained.push(kind);
-            self.ready.push_back(Incoming::Troubled(complaint));
         }
     }
 }
