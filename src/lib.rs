@@ -65,6 +65,7 @@
 //! runtime: then one descriptor is all that the reactor waits for, accepting is bounded per turn like receiving, and nothing ever has to
 //! be cancelled. The runtime (monoio) runs that one task, and beside it what is not a client: the admin listener.
 
+pub mod admin;
 pub mod auth;
 pub mod bus;
 pub mod cli;

@@ -84,6 +84,26 @@ pub const LINGER_TIMEOUT_MS: u64 = 2_000;
 pub const TICK_MS: u64 = 100;
 /// IP addresses (IPv4, or IPv6 /64) that the connection limiter of one shard remembers.
 pub const IP_TABLE_MAX: usize = 65_536;
+/// Commands of the server API that one shard may have under way.
+pub const COMMANDS_MAX: usize = 8192;
+/// Idempotency keys that are remembered; over it, the oldest are forgotten early.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 65_536;
+/// How long an idempotency key is remembered, in milliseconds.
+pub const IDEMPOTENCY_TTL_MS: u64 = 300_000;
+/// Connections of one shard whose round trip is looked at to sort by it.
+pub const RTT_CANDIDATES_MAX: usize = 4096;
+/// Connections that the server API lists in one answer.
+pub const API_LIST_MAX: u32 = 1000;
+/// Commands in one `batch` of the server API.
+pub const API_BATCH_MAX: usize = 10_000;
+/// Users that one `publish` of the server API may name.
+pub const API_USERS_MAX: usize = 10_000;
+/// Bytes of a request head on the admin listener; over it: 431.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a request body on the admin listener; over it: 413.
+pub const ADMIN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Connections of the admin listener; over it, the one that has been quiet longest makes room.
+pub const ADMIN_CONNECTIONS_MAX: usize = 256;
 
 const _: () = assert!(RECEIVE_BYTES <= HANDOVER_LEFTOVER_BYTES_MAX);
 const _: () = assert!(MESH_CREDIT_ENVELOPES as usize * 2 <= MESH_QUEUE_ENVELOPES);

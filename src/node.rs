@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::admin;
 use crate::config::{self, AuthMode, Config, ConfigError, Driver, Reloaded, Routing, Sources};
 use crate::io::fd_table::Tables;
 use crate::io::runtime::{self, DriverKind};
@@ -92,7 +93,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<(), StartError> {
     if let Some(path) = &options.ready_file {
         let ready = announce::Ready {
             client: shards.address(),
-            admin: None,
+            admin: shards.address_beside(),
             node_id: &settings.node_id,
             pid: std::process::id(),
             driver: driver.name(),
@@ -102,6 +103,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<(), StartError> {
         written.map_err(|error| StartError::ReadyFile { path: path.clone(), error })?;
     }
     announce::notify_supervisor("READY=1");
+    shards.shared().set_ready();
     let ended = supervise(&mut signals, &shards, &mut settings, &options);
     let stopped = shards.stop(STOP_PATIENCE);
     match ended {
@@ -130,6 +132,8 @@ enum End {
 /// Waits for signals and for the shards.
 fn supervise(signals: &mut Signals, shards: &Shards, settings: &mut Arc<Settings>, options: &RunOptions) -> End {
     let mut draining: Option<Option<Instant>> = None;
+    // By a signal: a second one ends at once. One that follows the server API's drain is the first.
+    let mut told = false;
     let [usec, watched] = ["WATCHDOG_USEC", "WATCHDOG_PID"].map(std::env::var_os);
     let mut watchdog = Watchdog::new(usec.as_deref(), watched.as_deref(), std::process::id(), Instant::now());
     loop {
@@ -145,13 +149,10 @@ fn supervise(signals: &mut Signals, shards: &Shards, settings: &mut Arc<Settings
         shards.clear_control();
         for signal in signals.pending() {
             match signal {
-                Signal::End if draining.is_some() => return End::AtOnce,
+                Signal::End if told => return End::AtOnce,
                 Signal::End => {
-                    announce::notify_stopping(Duration::from_millis(settings.config.drain.deadline_ms) + STOP_PATIENCE);
-                    tracing::info!(connections = shards.connections(), "draining");
-                    shards.command(&Command::Drain);
-                    let patience = settings.config.drain.deadline_ms;
-                    draining = Some((patience > 0).then(|| Instant::now() + Duration::from_millis(patience)));
+                    told = true;
+                    shards.shared().request_drain();
                 }
                 Signal::Reload => {
                     announce::notify_reloading();
@@ -165,6 +166,14 @@ fn supervise(signals: &mut Signals, shards: &Shards, settings: &mut Arc<Settings
                     announce::notify_supervisor("READY=1");
                 }
             }
+        }
+        // By a signal, or over the server API.
+        if draining.is_none() && shards.shared().draining() {
+            announce::notify_stopping(Duration::from_millis(settings.config.drain.deadline_ms) + STOP_PATIENCE);
+            tracing::info!(connections = shards.connections(), "draining");
+            shards.command(&Command::Drain);
+            let patience = settings.config.drain.deadline_ms;
+            draining = Some((patience > 0).then(|| Instant::now() + Duration::from_millis(patience)));
         }
         if shards.any_ended() {
             return End::ShardFailed;
@@ -248,10 +257,18 @@ fn start(settings: &Arc<Settings>, tables: &Tables) -> Result<(Shards, DriverKin
         connections: u64::from(config.limits.connections),
         table_capacity: tables.capacity_of_one(),
     };
+    let facts = admin::Facts {
+        settings: settings.clone(),
+        fd_tables: tables.name(),
+        open_files_max: tables.limit,
+        fallback: choice.fallback.map(|error| error.to_string()),
+        started_unix_ms: clock::now().unix_ms,
+    };
+    let beside = admin::beside(config.listen.admin, facts);
     let seed = getrandom::u64().map_err(StartError::Random)?;
     let shards = |plan: &Plan| {
         let settings = settings.clone();
-        Shards::start(plan, move |id, now| {
+        Shards::start_with(plan, Some(&beside), move |id, now| {
             let seed = seed ^ u64::from(id.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             Shard::new(settings.clone(), id, seed, now)
         })
@@ -307,6 +324,7 @@ fn announce(settings: &Settings, shards: &Shards, driver: DriverKind, tables: &T
         fd_tables = tables.name(),
         routing,
         auth,
+        admin = shards.address_beside().map(tracing::field::display),
         "serving ws://{client}/ws"
     );
     tracing::debug!(at_unix_ms = clock::now().unix_ms, "started");

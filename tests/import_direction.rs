@@ -76,7 +76,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("mesh", &["protocol::envelope", "shard::event"]),
     ("io", &["config", "protocol", "auth", "cluster", "ws", "settings", "shard", "metrics", "mesh"]),
     ("bus", &["config", "protocol", "auth", "cluster", "ws", "settings", "shard", "metrics", "mesh"]),
-    ("admin", &["config", "protocol", "auth", "cluster", "ws", "settings", "shard", "metrics", "mesh"]),
+    ("admin", &["config", "protocol", "auth", "cluster", "ws", "settings", "shard", "metrics", "mesh", "io"]),
     ("log", &["config"]),
     ("cli", &["config", "auth", "protocol", "settings", "log"]),
     (

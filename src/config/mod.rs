@@ -262,6 +262,8 @@ pub struct Echo {
 pub struct Api {
     /// Keys for `X-API-Key`. Required where the admin listener is not loopback.
     pub keys: Vec<Secret>,
+    /// Names under which the admin listener is reached, beside loopback names and addresses.
+    pub hosts: Vec<String>,
 }
 
 /// `[cluster]`

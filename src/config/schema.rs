@@ -119,6 +119,10 @@ const ORIGIN: Text = text(
     right_origin,
     "an origin such as \"https://example.com\" or \"http://localhost:3000\", without a path, or \"*\" for any",
 );
+const HOST: Text = text(
+    |host| !host.is_empty() && !host.contains(['/', ':', ' ']),
+    "a host name without a port, such as \"gateway.internal\"",
+);
 const NOT_EMPTY: Text = text(|text| !text.is_empty(), "a string that is not empty");
 const PERMISSION: Text =
     text(|text| !text.is_empty(), "a permission such as \"send:*\", \"join:team-7-*\" or \"broadcast\"");
@@ -279,6 +283,8 @@ pub(super) static KEYS: &[Key] = &[
 
     key!(live secret, "api.keys", api.keys, List(Hidden(NOT_EMPTY), hidden),
         "Keys that X-API-Key must carry on the server API. Empty: none is asked for, on loopback only."),
+    key!(live, "api.hosts", api.hosts, List(HOST, empty),
+        "Names that Host may have on the server API, beside loopback names and IP addresses. Empty: any where there are api.keys, else none."),
 
     key!(start, "cluster.routing", cluster.routing,
         Choice(&[("local", Routing::Local), ("broadcast", Routing::Broadcast), ("registry", Routing::Registry), ("hash", Routing::Hash)]),

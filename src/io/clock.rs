@@ -22,6 +22,12 @@ fn millis(time: Timespec) -> u64 {
     u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 
+/// The monotonic clock in microseconds, for what is measured and not decided by.
+pub fn mono_us() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + time.tv_nsec as u64 / 1000
+}
+
 /// A timer that becomes readable every [`TICK_MS`].
 #[derive(Debug)]
 pub struct Ticker(OwnedFd);

@@ -1,15 +1,19 @@
 //! What a shard's driver counts: plain numbers of its own, published to padded atomics with every tick.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
+use super::machine::Machine;
+use crate::shard::figures::Spread;
+use crate::shard::histogram::Histogram;
+
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+    ($($(#[doc = $doc:literal])+ $name:ident),* $(,)?) => {
         /// The counters of one shard's driver. They only grow.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counters {
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])+ pub $name: u64,)*
         }
 
         /// [`Counters`] as another thread may read them.
@@ -22,6 +26,11 @@ macro_rules! counters {
             /// The names and values, for the metrics.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()
+            }
+
+            /// The names, the help texts and the values, for the metrics.
+            pub fn described(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), concat!($($doc),+), self.$name),)*].into_iter()
             }
         }
 
@@ -91,16 +100,59 @@ counters! {
     panics,
 }
 
+/// Distributions of one shard's driver, in the order in which they are published.
+#[derive(Clone, Debug, Default)]
+pub struct Distributions {
+    /// Microseconds of one turn in which there was something to do.
+    pub turn_us: Histogram,
+    /// Connections written to by one batch of sends.
+    pub flush_connections: Histogram,
+}
+
+impl Distributions {
+    /// How many there are.
+    pub const COUNT: usize = 2;
+
+    fn push(&self, row: &mut Vec<u64>) {
+        Spread::push(&self.turn_us, row);
+        Spread::push(&self.flush_connections, row);
+    }
+}
+
 /// What a shard shows to the others and to the control thread.
 #[derive(Debug, Default)]
 pub struct Status {
     rows: CachePadded<AtomicU32>,
     drained: AtomicBool,
+    thread: AtomicI32,
     answered: AtomicU64,
     published: Published,
+    figures: Box<[AtomicU64]>,
+    spreads: Box<[AtomicU64]>,
 }
 
 impl Status {
+    /// Of a shard whose machine shows that many figures.
+    pub(super) fn new(figures: usize) -> Self {
+        let zeroes = |len| (0..len).map(|_| AtomicU64::new(0)).collect();
+        Status { figures: zeroes(figures), spreads: zeroes(Distributions::COUNT * Spread::LEN), ..Status::default() }
+    }
+
+    /// The figures of the state machine as of the last tick, in their order.
+    pub fn figures(&self) -> impl Iterator<Item = u64> {
+        self.figures.iter().map(|figure| figure.load(Ordering::Relaxed))
+    }
+
+    /// The driver's distributions as of the last tick, one after the other, each [`Spread::LEN`] numbers.
+    pub fn spreads(&self) -> impl Iterator<Item = u64> {
+        self.spreads.iter().map(|number| number.load(Ordering::Relaxed))
+    }
+
+    /// The thread of the shard, as the kernel numbers it; 0 before it runs.
+    pub fn thread(&self) -> i32 {
+        self.thread.load(Ordering::Relaxed)
+    }
+
     /// Rows in use: connections, and those about to be freed.
     pub fn rows(&self) -> usize {
         self.rows.load(Ordering::Relaxed) as usize
@@ -129,11 +181,31 @@ impl Status {
         self.drained.store(true, Ordering::Release);
     }
 
+    pub(super) fn set_thread(&self, thread: i32) {
+        self.thread.store(thread, Ordering::Relaxed);
+    }
+
     pub(super) fn set_answered(&self, probe: u64) {
         self.answered.store(probe, Ordering::Release);
     }
 
-    pub(super) fn publish(&self, counters: &Counters) {
+    /// Shows what the driver and its machine have counted. `row` is room for it.
+    pub(super) fn publish(
+        &self,
+        counters: &Counters,
+        spreads: &Distributions,
+        machine: &impl Machine,
+        row: &mut Vec<u64>,
+    ) {
         self.published.write(counters);
+        let show = |shown: &[AtomicU64], row: &[u64]| {
+            shown.iter().zip(row).for_each(|(shown, value)| shown.store(*value, Ordering::Relaxed));
+        };
+        row.clear();
+        machine.figures(row);
+        show(&self.figures, row);
+        row.clear();
+        spreads.push(row);
+        show(&self.spreads, row);
     }
 }

@@ -43,6 +43,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             // SAFETY: copies lie in the scratch, which the next batch uses first; the others stay in place until `sent`, by the contract of
             // `Machine`.
             unsafe { self.poller.send(&mut self.flush.batch)? };
+            self.distributions.flush_connections.record(self.flush.batch.len() as u64);
             for i in 0..self.flush.batch.len() {
                 self.sent(i);
             }

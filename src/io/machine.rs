@@ -27,6 +27,15 @@ pub unsafe trait Machine {
     fn outgoing_bytes(&self, to: ShardId) -> Option<usize>;
     /// Takes that envelope.
     fn take_outgoing(&mut self, to: ShardId, now: Now) -> Option<Envelope>;
+    /// Appends what it shows of itself: always as many numbers, in the same order.
+    fn figures(&self, _row: &mut Vec<u64>) {}
+    /// How many numbers [`Machine::figures`] appends.
+    fn figures_len() -> usize
+    where
+        Self: Sized,
+    {
+        0
+    }
 }
 
 // SAFETY: gathered bytes are in frames that are shared and immutable, and a frame leaves the outbox only in `sent`.
@@ -51,5 +60,11 @@ unsafe impl Machine for Shard {
     }
     fn take_outgoing(&mut self, to: ShardId, now: Now) -> Option<Envelope> {
         Shard::take_outgoing(self, to, now)
+    }
+    fn figures(&self, row: &mut Vec<u64>) {
+        Shard::figures(self, row);
+    }
+    fn figures_len() -> usize {
+        Shard::figures_len()
     }
 }

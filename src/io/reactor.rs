@@ -5,13 +5,16 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
 use super::clock::{self, Ticker};
-use super::counters::Counters;
+use super::counters::{Counters, Distributions};
+use super::desk::Desk;
 use super::flush::Flush;
 use super::listener::Listener;
 use super::machine::Machine;
@@ -25,6 +28,9 @@ use crate::mesh::handoff::HandoffPort;
 use crate::protocol::envelope::Envelope;
 use crate::shard::event::{Action, Event};
 use crate::time::Now;
+
+/// Commands of the tasks beside it that are taken in one turn.
+const COMMANDS_PER_TURN: usize = 256;
 
 pub(super) const LISTENER: Token = Token::source(0);
 const BELL: Token = Token::source(1);
@@ -46,6 +52,8 @@ pub struct Parts {
     pub shared: Arc<Shared>,
     /// Its timer.
     pub ticker: Ticker,
+    /// Where the tasks beside it leave commands.
+    pub desk: Rc<Desk>,
 }
 
 /// See the module.
@@ -57,6 +65,7 @@ pub struct Reactor<P, M> {
     pub(super) rows: Rows,
     pub(super) now: Now,
     pub(super) counters: Counters,
+    pub(super) distributions: Distributions,
     pub(super) mesh: MeshPort<Envelope>,
     pub(super) handoff: HandoffPort,
     pub(super) shared: Arc<Shared>,
@@ -66,6 +75,8 @@ pub struct Reactor<P, M> {
     /// Connections that hold none of `limits.connections`.
     pub(super) unreserved: usize,
     commands: Arc<ArrayQueue<Command>>,
+    desk: Rc<Desk>,
+    row: Vec<u64>,
     ticker: Ticker,
     ready: Vec<Ready>,
     pub(super) readable: VecDeque<u32>,
@@ -82,7 +93,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     ///
     /// When the kernel refuses one of them.
     pub fn new(mut poller: P, machine: M, listener: Option<Listener>, parts: Parts) -> io::Result<Self> {
-        let Parts { id, mesh, handoff, commands, shared, ticker } = parts;
+        let Parts { id, mesh, handoff, commands, shared, ticker, desk } = parts;
         poller.arm(BELL, mesh.bell_fd(), Interest::Read)?;
         poller.arm(ARRIVALS, handoff.fd(), Interest::Read)?;
         poller.arm(TICKER, ticker.fd(), Interest::Read)?;
@@ -96,6 +107,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             rows: Rows::default(),
             now: clock::now(),
             counters: Counters::default(),
+            distributions: Distributions::default(),
             mesh,
             handoff,
             shared,
@@ -104,6 +116,8 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             flush: Flush::new(),
             unreserved: 0,
             commands,
+            desk,
+            row: Vec::new(),
             ticker,
             ready: Vec::new(),
             readable: VecDeque::new(),
@@ -121,9 +135,11 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     /// When the poller is broken: the shard cannot go on.
     pub fn turn(&mut self) -> io::Result<bool> {
         self.now = clock::now();
+        let began_us = clock::mono_us();
         self.counters.turns += 1;
         let mut busy = self.take_readiness()?;
         busy |= self.take_commands();
+        busy |= self.take_orders();
         busy |= self.take_envelopes();
         busy |= self.take_arrivals();
         busy |= self.accept();
@@ -134,6 +150,9 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
         self.finish_closes()?;
         self.poller.submit()?;
         self.status().set_rows(self.rows.in_use());
+        if busy {
+            self.distributions.turn_us.record(clock::mono_us().saturating_sub(began_us));
+        }
         Ok(busy
             || !self.readable.is_empty()
             || self.listener.as_ref().is_some_and(|l| l.wants_accept(self.now.mono_ms)))
@@ -141,7 +160,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
 
     /// Announces that this shard sleeps; `false`: something came meanwhile, take another turn.
     pub fn sleep(&mut self) -> bool {
-        let Reactor { machine, poller, mesh, handoff, moves, commands, .. } = self;
+        let Reactor { machine, poller, mesh, handoff, moves, commands, desk, .. } = self;
         if poller.has_collected() {
             return false;
         }
@@ -150,6 +169,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             let others = || (0..mesh.shards()).map(|to| ShardId(to as u16));
             handoff.waiting_for().for_each(|to| mesh.wait_for(to));
             !commands.is_empty()
+                || !desk.is_empty()
                 || others().any(|to| machine.outgoing_bytes(to).is_some_and(|bytes| mesh.has_room(to, bytes)))
                 || moves.retry(handoff)
         });
@@ -165,6 +185,11 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     /// Whether the shard was told to stop.
     pub fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// Where the tasks beside it leave commands.
+    pub fn desk(&self) -> Rc<Desk> {
+        self.desk.clone()
     }
 
     /// What the runtime waits on.
@@ -251,6 +276,11 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                     }
                 }
                 Action::HandOver { conn, to, state } => self.begin_move(conn, to, state),
+                Action::CommandDone { ticket, outcome } => self.desk.done(ticket, outcome),
+                Action::Probe { ticket, conns } => {
+                    let rtts_us = conns.iter().map(|conn| self.rtt_us(*conn)).collect();
+                    self.feed(None, Event::Probed { ticket, rtts_us });
+                }
                 Action::CloseListener => self.close_listener(),
                 Action::Drained => {
                     self.status().set_drained();
@@ -340,7 +370,9 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     fn tick(&mut self) {
         self.counters.doorbells = self.mesh.rings();
         self.counters.completion_overflows = self.poller.overflows();
-        self.status().publish(&self.counters);
+        let mut row = std::mem::take(&mut self.row);
+        self.status().publish(&self.counters, &self.distributions, &self.machine, &mut row);
+        self.row = row;
         if let Some(listener) = &mut self.listener {
             listener.tick();
         }
@@ -354,12 +386,29 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             busy = true;
             match command {
                 Command::Drain => self.feed(None, Event::Drain),
-                Command::Reload(settings) => self.feed(None, Event::Reload(settings)),
+                Command::Reload(settings) => {
+                    self.desk.set_settings(settings.clone());
+                    self.feed(None, Event::Reload(settings));
+                }
                 Command::Probe(number) => self.status().set_answered(number),
                 Command::Stop => self.stop(),
             }
         }
         busy
+    }
+
+    /// What the tasks beside the reactor ask for; a bounded part of it, so that clients are served between a large batch's parts.
+    fn take_orders(&mut self) -> bool {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some((ticket, command)) = self.desk.take() else { break };
+            self.feed(None, Event::Command { ticket, command });
+        }
+        !self.desk.is_empty()
+    }
+
+    fn rtt_us(&mut self, conn: ConnectionId) -> Option<u32> {
+        let row = self.rows.open(conn.slot, conn.generation)?;
+        super::tcp::rtt_us(row.fd.as_ref()?.as_fd())
     }
 
     fn take_envelopes(&mut self) -> bool {

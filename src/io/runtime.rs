@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::Poll;
 
 use monoio::net::TcpStream;
@@ -11,6 +12,7 @@ use monoio::time::TimeDriver;
 use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::desk::Desk;
 use super::machine::Machine;
 use super::poller::Poller;
 use super::poller::uring::Uring;
@@ -100,16 +102,23 @@ impl Runtime {
         Ok(Runtime { driver, runtime, breath })
     }
 
-    /// Runs `reactor` until it is told to stop; tasks spawned on this runtime run beside it.
+    /// Runs `reactor` until it is told to stop, and beside it the task that `beside` makes, which ends with it.
     ///
     /// # Errors
     ///
     /// When the poller or the runtime breaks.
-    pub fn run<P: Poller, M: Machine>(mut self, reactor: Reactor<P, M>) -> io::Result<()> {
+    pub fn run<P: Poller, M: Machine>(
+        mut self,
+        reactor: Reactor<P, M>,
+        beside: Option<impl FnOnce(Rc<Desk>) -> Pin<Box<dyn Future<Output = ()>>>>,
+    ) -> io::Result<()> {
         let wait_fd = reactor.wait_fd()?;
         let (driver, breath) = (self.driver, self.breath);
         self.runtime.block_on(async move {
             let waiter = Waiter::new(driver, wait_fd, breath)?;
+            if let Some(beside) = beside {
+                monoio::spawn(beside(reactor.desk()));
+            }
             drive(reactor, waiter).await
         })
     }

@@ -1,9 +1,13 @@
 //! The threads of the shards: started in the order that private descriptor tables demand, told what to do, and joined.
 
+use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,6 +18,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::ceiling::Ceiling;
 use super::clock::{self, Ticker};
 use super::counters::{Counters, Status};
+use super::desk::Desk;
 use super::listener::Listener;
 use super::machine::Machine;
 use super::poller::{Poller, epoll::Epoll, uring::Uring};
@@ -62,6 +67,39 @@ pub struct Plan {
     pub table_capacity: u64,
 }
 
+/// What runs beside the reactor of the first shard, on its runtime.
+#[derive(Clone)]
+pub struct Beside {
+    /// Where it listens. Port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Makes its task, on the shard's thread.
+    pub serve: Arc<ServeBeside>,
+}
+
+/// The task of [`Beside`]: it ends with the shard.
+pub type ServeBeside = dyn Fn(Surroundings) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync;
+
+/// What the task of [`Beside`] finds.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// Its listener, made after `unshare`.
+    pub listener: TcpListener,
+    /// Where it leaves commands for the shards.
+    pub desk: Rc<Desk>,
+    /// What all shards share.
+    pub shared: Arc<Shared>,
+    /// Where clients connect.
+    pub client: SocketAddr,
+    /// Poller and runtime.
+    pub driver: DriverKind,
+}
+
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Beside").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
 /// A shard could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -90,6 +128,14 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The listener beside the first one.
+    #[error("cannot listen on {address} (listen.admin): {error}")]
+    ListenBeside {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
     /// Its reactor.
     #[error("cannot start the reactor of a shard: {0}")]
     Reactor(io::Error),
@@ -108,9 +154,33 @@ pub struct Shared {
     /// Rows that one shard can hold.
     pub table_capacity: usize,
     control: OwnedFd,
+    ready: AtomicBool,
+    draining: AtomicBool,
 }
 
 impl Shared {
+    /// Whether the node has started: clients are accepted, and whoever waits for that has been told.
+    pub fn ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// The node has started.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether the node drains, or was asked to.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Asks the control thread for a drain; whether it was the first to.
+    pub fn request_drain(&self) -> bool {
+        let first = !self.draining.swap(true, Ordering::AcqRel);
+        self.ring_control();
+        first
+    }
+
     /// Makes the control thread look.
     pub(super) fn ring_control(&self) {
         let _ = rustix::io::write(&self.control, &1u64.to_ne_bytes());
@@ -125,13 +195,14 @@ pub struct Shards {
     bells: Bells,
     shared: Arc<Shared>,
     address: SocketAddr,
+    beside: Option<SocketAddr>,
 }
 
 /// What a thread has reached, in this order.
 enum Reached {
     Built,
     Unshared,
-    Listening(SocketAddr),
+    Listening { client: SocketAddr, beside: Option<SocketAddr> },
     Running,
 }
 
@@ -153,6 +224,19 @@ impl Shards {
         M: Machine + 'static,
         F: Fn(ShardId, Now) -> M + Send + Sync + 'static,
     {
+        Shards::start_with(plan, None, make)
+    }
+
+    /// As [`Shards::start`], with something beside the first shard.
+    ///
+    /// # Errors
+    ///
+    /// As [`Shards::start`].
+    pub fn start_with<M, F>(plan: &Plan, beside: Option<&Beside>, make: F) -> Result<Shards, StartError>
+    where
+        M: Machine + 'static,
+        F: Fn(ShardId, Now) -> M + Send + Sync + 'static,
+    {
         let count = usize::from(plan.shards);
         let bells = Bells::new(count).map_err(StartError::Mesh)?;
         let handoffs = handoff::build(count).map_err(StartError::Mesh)?.into_ports();
@@ -160,9 +244,11 @@ impl Shards {
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| StartError::Mesh(e.into()))?;
         let shared = Arc::new(Shared {
             ceiling: Ceiling::new(plan.connections),
-            statuses: (0..count).map(|_| Status::default()).collect(),
+            statuses: (0..count).map(|_| Status::new(M::figures_len())).collect(),
             table_capacity: usize::try_from(plan.table_capacity).unwrap_or(usize::MAX),
             control,
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
         });
         let commands: Vec<_> = (0..count).map(|_| Arc::new(ArrayQueue::new(COMMANDS_MAX))).collect();
         let make = Arc::new(make);
@@ -175,24 +261,32 @@ impl Shards {
             gates.push(gate);
             let (plan, make, report, shared) = (plan.clone(), make.clone(), report.clone(), shared.clone());
             let commands = commands[i].clone();
+            let bells = bells.clone();
+            let beside = beside.filter(|_| i == 0).cloned();
             let body = move || {
                 let id = ShardId(i as u16);
-                let part = move |ticker| Parts { id, mesh, handoff, commands, shared, ticker };
+                let desk = Desk::new(id, bells);
+                let part = move |ticker| Parts { id, mesh, handoff, commands, shared, ticker, desk };
                 let make = move |now| make(id, now);
-                run_shard(id, &plan, part, make, &go, &report)
+                run_shard(id, &plan, beside, part, make, &go, &report)
             };
             let thread =
                 std::thread::Builder::new().name(format!("shard-{i}")).spawn(body).map_err(StartError::Thread)?;
             threads.push(thread);
         }
         drop((report, blocked));
-        let address = bring_up(plan, &gates, &reports)?;
-        Ok(Shards { threads, commands, bells, shared, address })
+        let (address, beside) = bring_up(plan, &gates, &reports)?;
+        Ok(Shards { threads, commands, bells, shared, address, beside })
     }
 
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where what is beside the first shard listens.
+    pub fn address_beside(&self) -> Option<SocketAddr> {
+        self.beside
     }
 
     /// Tells every shard. One whose queue is full has not looked for a long time; it misses this.
@@ -282,31 +376,32 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
 
 type Report = Result<Reached, StartError>;
 
-/// Leads the threads through the steps, all of them through each before any begins the next.
-fn bring_up(plan: &Plan, gates: &[Sender<Go>], reports: &Receiver<Report>) -> Result<SocketAddr, StartError> {
-    let all = |count: usize| -> Result<Option<SocketAddr>, StartError> {
-        let mut address = None;
-        for _ in 0..count {
-            if let Reached::Listening(bound) = reports.recv().map_err(|_| StartError::Died)?? {
-                address = Some(bound);
-            }
-        }
-        Ok(address)
-    };
+/// Leads the threads through the steps, all of them through each before any begins the next. Where clients connect, and where the first
+/// shard listens beside.
+fn bring_up(
+    plan: &Plan,
+    gates: &[Sender<Go>],
+    reports: &Receiver<Report>,
+) -> Result<(SocketAddr, Option<SocketAddr>), StartError> {
+    let next = || reports.recv().map_err(|_| StartError::Died)?;
+    let all = || gates.iter().try_for_each(|_| next().map(drop));
     let go = |gate: &Sender<Go>, step| gate.send(step).map_err(|_| StartError::Died);
-    all(gates.len())?;
+    all()?;
     gates.iter().try_for_each(|gate| go(gate, Go::Unshare))?;
-    all(gates.len())?;
+    all()?;
     // The first shard finds the port where it is 0, and the others share it.
-    let mut address = plan.listen;
+    let address = plan.listen;
     Listener::probe(address).map_err(|error| StartError::Listen { address, error })?;
+    let mut bound = (address, None);
     for gate in gates {
-        go(gate, Go::Listen(address))?;
-        address = all(1)?.unwrap_or(address);
+        go(gate, Go::Listen(bound.0))?;
+        if let Reached::Listening { client, beside } = next()? {
+            bound = (client, bound.1.or(beside));
+        }
     }
     gates.iter().try_for_each(|gate| go(gate, Go::Run))?;
-    all(gates.len())?;
-    Ok(address)
+    all()?;
+    Ok(bound)
 }
 
 /// Tells whoever leads the start that this thread panicked: the others would keep the channel open.
@@ -332,20 +427,23 @@ impl Drop for EndBell {
 fn run_shard<M: Machine>(
     id: ShardId,
     plan: &Plan,
+    beside: Option<Beside>,
     part: impl FnOnce(Ticker) -> Parts,
     make: impl FnOnce(Now) -> M,
     go: &Receiver<Go>,
     report: &Sender<Report>,
 ) -> io::Result<()> {
     match plan.driver {
-        DriverKind::IoUring => run_with(id, plan, Uring::new, part, make, go, report),
-        DriverKind::Epoll => run_with(id, plan, Epoll::new, part, make, go, report),
+        DriverKind::IoUring => run_with(id, plan, beside, Uring::new, part, make, go, report),
+        DriverKind::Epoll => run_with(id, plan, beside, Epoll::new, part, make, go, report),
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "what one thread needs, each once")]
 fn run_with<P: Poller, M: Machine>(
     id: ShardId,
     plan: &Plan,
+    beside: Option<Beside>,
     poller: impl FnOnce() -> io::Result<P>,
     part: impl FnOnce(Ticker) -> Parts,
     make: impl FnOnce(Now) -> M,
@@ -363,14 +461,43 @@ fn run_with<P: Poller, M: Machine>(
     let unshared = if plan.private_tables { fd_table::unshare() } else { Ok(()) };
     let Some(()) = pass(unshared.map_err(StartError::Unshare), |()| Reached::Unshared, report) else { return Ok(()) };
     let Ok(Go::Listen(address)) = go.recv() else { return Ok(()) };
-    let listener = Listener::bind(address, plan.backlog).map_err(|error| StartError::Listen { address, error });
-    let Some(listener) = pass(listener, |l| Reached::Listening(l.address()), report) else { return Ok(()) };
+    let listeners = listen(plan, address, beside.as_ref());
+    let listening = |(listener, beside): &(Listener, Option<TcpListener>)| Reached::Listening {
+        client: listener.address(),
+        beside: beside.as_ref().and_then(|beside| beside.local_addr().ok()),
+    };
+    let Some((listener, listener_beside)) = pass(listeners, listening, report) else { return Ok(()) };
     let Ok(Go::Run) = go.recv() else { return Ok(()) };
     let parts = part(ticker);
-    let _end = EndBell(parts.shared.clone());
+    let (shared, client, driver) = (parts.shared.clone(), listener.address(), plan.driver);
+    let _end = EndBell(shared.clone());
+    shared.statuses[id.index()].set_thread(rustix::thread::gettid().as_raw_nonzero().get());
     let reactor = Reactor::new(poller, make(clock::now()), Some(listener), parts).map_err(StartError::Reactor);
     let Some(reactor) = pass(reactor, |_| Reached::Running, report) else { return Ok(()) };
-    runtime.run(reactor).inspect_err(|e| tracing::error!(shard = id.0, error = %e, "the shard ends"))
+    let beside = beside
+        .zip(listener_beside)
+        .map(|(beside, listener)| move |desk| (beside.serve)(Surroundings { listener, desk, shared, client, driver }));
+    runtime.run(reactor, beside).inspect_err(|e| tracing::error!(shard = id.0, error = %e, "the shard ends"))
+}
+
+/// The listener for clients, and the one beside it.
+fn listen(
+    plan: &Plan,
+    address: SocketAddr,
+    beside: Option<&Beside>,
+) -> Result<(Listener, Option<TcpListener>), StartError> {
+    let listener = Listener::bind(address, plan.backlog).map_err(|error| StartError::Listen { address, error })?;
+    let bind = |address| {
+        let listener = TcpListener::bind(address)?;
+        // What the runtime's io_uring driver waits for must be able to wait; its epoll driver must never.
+        listener.set_nonblocking(plan.driver == DriverKind::Epoll)?;
+        Ok(listener)
+    };
+    let beside = match beside.map(|beside| beside.address) {
+        Some(address) => Some(bind(address).map_err(|error| StartError::ListenBeside { address, error })?),
+        None => None,
+    };
+    Ok((listener, beside))
 }
 
 /// Reports a step; `None` when it failed.

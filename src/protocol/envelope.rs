@@ -4,9 +4,10 @@
 
 use std::net::IpAddr;
 
-use crate::ids::{ConnectionId, MessageId};
+use crate::ids::{ConnectionId, MessageId, ShardId};
 use crate::protocol::RequestId;
 use crate::protocol::class::Class;
+use crate::protocol::command::{Order, Report};
 use crate::protocol::tags::Tags;
 
 /// A thing that connections come and go to, and messages are sent to: rooms and channels share one mechanism.
@@ -172,6 +173,29 @@ pub enum Envelope {
         /// All of them.
         census: Census,
     },
+    /// To a shard that has a part in what the server API asks for.
+    Order {
+        /// The asking shard's number of the command.
+        ticket: u32,
+        /// What to do.
+        order: Box<Order>,
+    },
+    /// The answer.
+    Report {
+        /// The asking shard's number of the command.
+        ticket: u32,
+        /// What came of it.
+        report: Box<Report>,
+    },
+    /// To the home of a topic: everything before this is done there, so pass the answer on to the shard that asked.
+    Confirm {
+        /// The shard that asked.
+        to: ShardId,
+        /// Its number of the command.
+        ticket: u32,
+        /// What came of it.
+        report: Box<Report>,
+    },
     /// To the shard that sent: so much of what it sent is done with.
     Credit {
         /// Envelopes.
@@ -191,6 +215,8 @@ impl Envelope {
             | Envelope::Broadcast { publication, .. } => publication.frame.len(),
             Envelope::Answer { frame, .. } => frame.len(),
             Envelope::Counted { users, .. } => users.iter().map(|(name, _)| name.len() + 24).sum(),
+            Envelope::Order { order, .. } => order.payload_bytes(),
+            Envelope::Report { report, .. } | Envelope::Confirm { report, .. } => report.payload_bytes(),
             Envelope::MayConnect { .. }
             | Envelope::MayConnectAnswer { .. }
             | Envelope::Enter { .. }

@@ -173,7 +173,7 @@ impl<'a> Fields<'a> {
         Ok(Some(Box::new(Filter::parse(raw.text())?)))
     }
 
-    fn publication(&self) -> Result<Publication<'a>, Fault> {
+    pub(super) fn publication(&self) -> Result<Publication<'a>, Fault> {
         let content = self.content.ok_or_else(|| wrong("content", None, "any JSON value"))?;
         let event = match present(self.event) {
             Some(raw) => Some(name("event", Some(raw))?),

@@ -5,6 +5,7 @@
 //! value, and never decoded, re-encoded or looked into.
 
 pub mod class;
+pub mod command;
 pub mod envelope;
 mod fields;
 pub mod filter;

@@ -218,6 +218,17 @@ pub fn parse(text: &str) -> Result<Parsed<'_>, RequestError> {
     }
 }
 
+/// Reads what a service publishes: the fields of a [`Publication`] among others.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_publication(text: &str) -> Result<Publication<'_>, RequestError> {
+    let mut fields = Fields::default();
+    let read = fields.read(text).and_then(|()| fields.publication());
+    read.map_err(|fault| fault.with_id(None))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

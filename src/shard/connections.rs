@@ -253,6 +253,12 @@ impl Connections {
         }
     }
 
+    /// The outbox of a connection, where it has one.
+    pub(super) fn outbox_of(&self, slot: u32) -> Option<&crate::shard::outbox::Outbox> {
+        let handle = self.row(slot).outbox;
+        (handle != NONE).then(|| self.outboxes.get(handle))
+    }
+
     /// Puts a connection on the dirty list, unless it is there or waits for its socket.
     pub(super) fn mark_dirty(&mut self, slot: u32) {
         let conn = self.id(slot);

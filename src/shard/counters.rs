@@ -46,6 +46,18 @@ pub struct Distributions {
     pub frames_per_send: Histogram,
 }
 
+impl Distributions {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// All of them, always in the same order.
+    pub fn all(&self) -> [&Histogram; Distributions::COUNT] {
+        [&self.delivery_us, &self.handshake_us, &self.frames_per_send]
+    }
+}
+
+const CLASS_NAMES: [&str; 4] = ["urgent", "normal", "latest", "droppable"];
+
 macro_rules! counters {
     ($($(#[doc = $help:literal])+ $name:ident,)+) => {
         /// Counters of one shard since its start.
@@ -66,6 +78,26 @@ macro_rules! counters {
             /// Calls `f` with the name, the help text and the value of every counter that has no label.
             pub fn each_plain(&self, mut f: impl FnMut(&'static str, &'static str, u64)) {
                 $(f(stringify!($name), concat!($($help),+), self.$name);)+
+            }
+
+            /// Calls `f` with the group, the labels, the help text and the value of every counter, always in the same order. Those without a
+            /// label are the group `counters`, with their name; else the group is what is counted.
+            pub fn each(&self, mut f: impl FnMut(&'static str, [&'static str; 2], &'static str, u64)) {
+                self.each_plain(|name, help, value| f("counters", [name, ""], help, value));
+                for (reason, count) in CloseReason::ALL.iter().zip(self.closes) {
+                    f("closes", [reason.name(), ""], "Closed connections, by reason.", count);
+                }
+                for (reason, by_class) in DropReason::ALL.iter().zip(self.dropped) {
+                    for (class, count) in CLASS_NAMES.iter().zip(by_class) {
+                        f("dropped", [reason.name(), class], "Messages given up, by reason and class.", count);
+                    }
+                }
+                for (reason, count) in RefusalReason::ALL.iter().zip(self.refusals) {
+                    f("refusals", [reason.name(), ""], "Requests that did not become a WebSocket, by reason.", count);
+                }
+                for (level, count) in Level::ALL.iter().zip(self.pressure_levels) {
+                    f("pressure_levels", [level.name(), ""], "Times that a level of pressure was reached.", count);
+                }
             }
         }
     };

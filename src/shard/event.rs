@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::Claims;
 use crate::ids::{ConnectionId, ShardId};
+use crate::protocol::command::{Command, Outcome};
 use crate::protocol::envelope::Envelope;
 use crate::settings::Settings;
 use crate::ws::deflate::DeflateParams;
@@ -72,6 +73,20 @@ pub enum Event<'a> {
     Tick,
     /// Begin to drain: tell every connection to reconnect and close it, paced.
     Drain,
+    /// The server API asks for something: [`Action::CommandDone`] answers.
+    Command {
+        /// What the answer will carry, so that the asker knows it.
+        ticket: u64,
+        /// What to do.
+        command: Command,
+    },
+    /// The answer to [`Action::Probe`].
+    Probed {
+        /// The number of the question.
+        ticket: u32,
+        /// Round trips in microseconds, in the order of the question; `None` where there is none.
+        rtts_us: Vec<Option<u32>>,
+    },
     /// The configuration was reloaded.
     Reload(Arc<Settings>),
 }
@@ -107,6 +122,20 @@ pub enum Action {
         to: ShardId,
         /// What that shard must know.
         state: Box<Handover>,
+    },
+    /// What came of an [`Event::Command`].
+    CommandDone {
+        /// Its ticket.
+        ticket: u64,
+        /// What came of it.
+        outcome: Box<Outcome>,
+    },
+    /// Look up the round trips that TCP measures (TCP_INFO), and answer with [`Event::Probed`].
+    Probe {
+        /// The number of the question.
+        ticket: u32,
+        /// Of which connections: at most [`RTT_CANDIDATES_MAX`](crate::limits::RTT_CANDIDATES_MAX).
+        conns: Vec<ConnectionId>,
     },
     /// Stop listening.
     CloseListener,

@@ -33,11 +33,54 @@ pub struct Gauges {
     pub idle_bytes: u64,
     /// All of it that counts against the budget: stored, partial and idle.
     pub held_bytes: u64,
-    /// `outbox.shard_budget`; 0: none.
+    /// The bound `outbox.shard_budget`; 0 is none.
     pub budget_bytes: u64,
     /// Where the shard is on the ladder.
     pub pressure: Level,
     /// Milliseconds for which the oldest queued message has been waiting: as of the last round of looking, which takes a tick for every
     /// thousand outboxes in use.
     pub oldest_queued_ms: u64,
+}
+
+impl Gauges {
+    /// Calls `f` with the name, the help text and the value of each, always in the same order.
+    pub fn each(&self, mut f: impl FnMut(&'static str, &'static str, u64)) {
+        f("connecting", "Connections whose upgrade request is being read.", self.connecting.into());
+        f("authenticating", "Connections that are upgraded and have no identity yet.", self.authenticating.into());
+        f("moving", "Connections on their way to their home shard.", self.moving.into());
+        f("sessions", "Sessions.", self.sessions.into());
+        f("echoing", "Connections to /echo.", self.echoing.into());
+        f("closing", "Connections with a close frame or a refusal on its way.", self.closing.into());
+        f(
+            "throttled",
+            "Connections that are behind: above the high mark, and not below the low one since.",
+            self.throttled.into(),
+        );
+        f(
+            "paused_by_pressure",
+            "Connections that are not read from because the shard is short of memory.",
+            self.paused_by_pressure.into(),
+        );
+        f("outboxes", "Outboxes in use.", self.outboxes.into());
+        f(
+            "queued_bytes",
+            "Bytes queued, charged to each receiver: a frame in ten outboxes counts ten times.",
+            self.queued_bytes,
+        );
+        f("stored_bytes", "Bytes that the queued frames take up: each counts once.", self.stored_bytes);
+        f(
+            "partial_bytes",
+            "Bytes of incomplete messages, request heads, filters and compression contexts, and of the rings of outboxes.",
+            self.partial_bytes,
+        );
+        f("idle_bytes", "Bytes of capacity that is kept for reuse.", self.idle_bytes);
+        f("held_bytes", "All of it that counts against the budget: stored, partial and idle.", self.held_bytes);
+        f("budget_bytes", "The bound outbox.shard_budget; 0 is none.", self.budget_bytes);
+        f("pressure", "Where the shard is on the ladder.", self.pressure as u64);
+        f(
+            "oldest_queued_ms",
+            "Milliseconds for which the oldest queued message has been waiting: as of the last round of looking, which takes a tick for every thousand outboxes in use.",
+            self.oldest_queued_ms,
+        );
+    }
 }

@@ -17,12 +17,14 @@ use crate::time::Now;
 use crate::ws::deflate::Inflater;
 use crate::ws::message::{Decoder, DecoderConfig};
 
+mod commands;
 mod connections;
 pub mod counters;
 mod deadlines;
 mod delivery;
 mod drain;
 pub mod event;
+pub mod figures;
 mod frames;
 pub mod gauges;
 pub mod histogram;
@@ -30,19 +32,23 @@ mod input;
 pub mod ip_table;
 pub mod limiter;
 mod opening;
+mod orders;
 pub mod outbox;
 mod presence;
 pub mod pressure;
 mod relay;
 mod relief;
+mod remembered;
 mod requests;
 mod routing;
 mod row;
+mod search;
 mod session;
 mod topics;
 mod users;
 mod weights;
 
+use commands::Commands;
 use connections::Connections;
 use counters::{Counters, Distributions};
 use drain::Drain;
@@ -67,6 +73,7 @@ pub struct Shard {
     homes: HomeTopics,
     relay: Relay,
     presence: Presence,
+    commands: Commands,
     ips: IpTable,
     pressure: Pressure,
     /// Connections that are not read from for want of memory; some may have gone.
@@ -108,6 +115,24 @@ pub struct Held {
     pub outstanding: u64,
     /// Presence questions that wait for other shards.
     pub presence: usize,
+    /// Commands of the server API, and searches for it, that wait for other shards or for the driver.
+    pub commands: usize,
+}
+
+impl Held {
+    /// Calls `f` with the name, the help text and the value of each, always in the same order.
+    pub fn each(&self, mut f: impl FnMut(&'static str, &'static str, u64)) {
+        f("connections", "Connections, of any state.", self.connections as u64);
+        f("users", "Users with a session.", self.users as u64);
+        f("rooms", "Rooms with members on the shard.", self.rooms as u64);
+        f("channels", "Channels with subscribers on the shard.", self.channels as u64);
+        f("home_rooms", "Rooms at home on the shard: over all shards, rooms.", self.home_rooms as u64);
+        f("home_channels", "Channels at home on the shard: over all shards, channels.", self.home_channels as u64);
+        f("outgoing", "Envelopes that wait for the mesh.", self.outgoing as u64);
+        f("outstanding", "Envelopes that other shards have not finished with.", self.outstanding);
+        f("presence", "Presence questions that wait for other shards.", self.presence as u64);
+        f("commands", "Commands of the server API under way.", self.commands as u64);
+    }
 }
 
 impl Shard {
@@ -126,6 +151,7 @@ impl Shard {
             homes: HomeTopics::new(&hasher),
             relay: Relay::new(id, settings.homes.shards()),
             presence: Presence::default(),
+            commands: Commands::default(),
             ips,
             pressure: Pressure::new(settings.config.outbox.shard_budget),
             paused_by_pressure: Vec::new(),
@@ -173,6 +199,8 @@ impl Shard {
             }
             Event::Tick => self.tick(now),
             Event::Drain => self.begin_drain(now),
+            Event::Command { ticket, command } => self.command(ticket, command, now),
+            Event::Probed { ticket, rtts_us } => self.probed(ticket, &rtts_us, now),
             Event::Reload(settings) => self.reload(settings),
         }
         self.close_overflowed(now);
@@ -274,6 +302,7 @@ impl Shard {
             outgoing: self.relay.len(),
             outstanding: self.relay.outstanding(),
             presence: self.presence.len(),
+            commands: self.commands.len(),
         }
     }
 

@@ -124,7 +124,7 @@ impl Shard {
     }
 
     /// The users of this shard in a topic: the first of them with their connections, and how many in all.
-    fn whom_we_have(&self, topic: Topic, name: &str) -> (Vec<(Box<str>, u32)>, Census) {
+    pub(super) fn whom_we_have(&self, topic: Topic, name: &str) -> (Vec<(Box<str>, u32)>, Census) {
         let Some(index) = self.topics.find(topic, name) else { return Default::default() };
         let mut connections_of: HashMap<u32, u32, _> = HashMap::with_hasher(self.hasher.clone());
         for member in &self.topics.get(index).members {

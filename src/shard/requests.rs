@@ -1,6 +1,6 @@
 //! What clients ask for, carried out: permissions, memberships here, and the envelope to the home of whatever is addressed.
 
-use crate::ids::ShardId;
+use crate::ids::{MessageId, ShardId};
 use crate::limits::LOCAL_TOPICS_MAX;
 use crate::protocol::class::Class;
 use crate::protocol::envelope::{self, Envelope, ReplyTo, Topic};
@@ -89,7 +89,7 @@ impl Shard {
     }
 
     fn send_message(&mut self, slot: u32, target: &str, publication: Publication<'_>, id: Option<RequestId>, now: Now) {
-        let (publication, message_id) = self.encode(slot, Addressee::User(target), &publication, now);
+        let (publication, message_id) = self.encode_of(slot, Addressee::User(target), &publication, now);
         let reply = self.reply_to(slot, id);
         let envelope = Envelope::ToUser { user: target.into(), publication, message_id, reply };
         let home = self.settings.homes.user(target);
@@ -105,7 +105,7 @@ impl Shard {
         id: Option<RequestId>,
         now: Now,
     ) {
-        let (publication, message_id) = self.encode(slot, Addressee::Topic(topic, name), &publication, now);
+        let (publication, message_id) = self.encode_of(slot, Addressee::Topic(topic, name), &publication, now);
         let except = (topic == Topic::Room).then(|| self.connections.id(slot));
         let reply = self.reply_to(slot, id);
         let envelope = Envelope::Publish { topic, name: name.into(), publication, except, message_id, reply };
@@ -114,7 +114,7 @@ impl Shard {
     }
 
     fn broadcast(&mut self, slot: u32, publication: Publication<'_>, id: Option<RequestId>, now: Now) {
-        let (publication, message_id) = self.encode(slot, Addressee::All, &publication, now);
+        let (publication, message_id) = self.encode_of(slot, Addressee::All, &publication, now);
         for shard in 0..self.settings.homes.shards() {
             let envelope = Envelope::Broadcast { publication: publication.clone() };
             self.route(slot, ShardId(shard), envelope, now);
@@ -123,16 +123,27 @@ impl Shard {
         self.answer_ok(slot, id.as_ref(), &fields, now);
     }
 
-    /// Encodes a message as its receivers will see it, once for all of them.
-    fn encode(
+    /// Encodes a message of a client.
+    fn encode_of(
         &mut self,
         slot: u32,
         to: Addressee<'_>,
         publication: &Publication<'_>,
         now: Now,
-    ) -> (envelope::Publication, crate::ids::MessageId) {
-        let message_id = self.message_ids.next(now.unix_ms);
+    ) -> (envelope::Publication, MessageId) {
         let from = self.users.get(self.connections.row(slot).user).name.clone();
+        self.encode(Some(&from), to, publication, now)
+    }
+
+    /// Encodes a message as its receivers will see it, once for all of them. `from` is the user who sends it; `None`: a service.
+    pub(super) fn encode(
+        &mut self,
+        from: Option<&str>,
+        to: Addressee<'_>,
+        publication: &Publication<'_>,
+        now: Now,
+    ) -> (envelope::Publication, MessageId) {
+        let message_id = self.message_ids.next(now.unix_ms);
         let (room, channel) = match to {
             Addressee::Topic(topic, name) => place(topic, name),
             Addressee::User(_) | Addressee::All => (None, None),
@@ -140,7 +151,7 @@ impl Shard {
         let head = MessageHead {
             kind: if matches!(to, Addressee::All) { Kind::Broadcast } else { Kind::Message },
             id: message_id,
-            from: Some(&from),
+            from,
             content: publication.content,
             timestamp_ms: now.unix_ms,
             room,
@@ -152,7 +163,7 @@ impl Shard {
         let class = publication.class.unwrap_or_else(|| self.class_of(publication.event.as_deref()));
         let key = (class == Class::Latest).then(|| match publication.key.as_deref() {
             Some(key) => self.settings.homes.key(to, key),
-            None => self.settings.homes.default_key(to, &from, publication.event.as_deref().unwrap_or("")),
+            None => self.settings.homes.default_key(to, from.unwrap_or(""), publication.event.as_deref().unwrap_or("")),
         });
         let frame = Vec::from(frame).into_boxed_slice();
         let accepted_us = Some(now.mono_us());
@@ -186,7 +197,7 @@ impl Shard {
     }
 
     /// Where in a connection's memberships a topic stands.
-    fn membership(&self, slot: u32, topic: Topic, name: &str) -> Option<usize> {
+    pub(super) fn membership(&self, slot: u32, topic: Topic, name: &str) -> Option<usize> {
         let index = self.topics.find(topic, name)?;
         self.connections.row(slot).memberships.iter().position(|m| m.topic == index)
     }
@@ -217,7 +228,7 @@ impl Shard {
             let text = format!("at most {max} rooms and channels per connection");
             return self.error(slot, id.as_ref(), ErrorCode::TooManyRooms, &text, now);
         }
-        if self.topics.count() >= LOCAL_TOPICS_MAX && self.topics.find(topic, name).is_none() {
+        if !self.knows_or_may(topic, name) {
             let text = "this node knows as many rooms and channels as it may";
             return self.error(slot, id.as_ref(), ErrorCode::Unavailable, text, now);
         }
@@ -238,6 +249,11 @@ impl Shard {
         self.route(slot, home, Envelope::Enter { topic, name: name.into(), first_of_user, reply }, now);
     }
 
+    /// Whether a topic is known on this shard, or there is room for one more.
+    pub(super) fn knows_or_may(&self, topic: Topic, name: &str) -> bool {
+        self.topics.count() < LOCAL_TOPICS_MAX || self.topics.find(topic, name).is_some()
+    }
+
     /// A connection leaves a room or unsubscribes from a channel.
     fn leave(&mut self, slot: u32, topic: Topic, name: &str, id: Option<RequestId>, now: Now) {
         match self.membership(slot, topic, name) {
@@ -253,7 +269,7 @@ impl Shard {
         }
     }
 
-    fn leave_place(&mut self, slot: u32, place: usize, id: Option<RequestId>, now: Now) {
+    pub(super) fn leave_place(&mut self, slot: u32, place: usize, id: Option<RequestId>, now: Now) {
         let row = self.connections.row_mut(slot);
         let Membership { topic: index, position } = row.memberships.swap_remove(place);
         if let Some(moved) = row.memberships.get(place).copied() {

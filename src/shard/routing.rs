@@ -2,6 +2,7 @@
 
 use crate::ids::{ConnectionId, MessageId, ShardId};
 use crate::protocol::class::Class;
+use crate::protocol::command::Tally;
 use crate::protocol::envelope::{Envelope, Publication, ReplyTo, Topic};
 use crate::protocol::reply::{self, OkFields, Status};
 use crate::protocol::tags::Tags;
@@ -53,7 +54,7 @@ impl Shard {
             }
             Envelope::Broadcast { publication } => {
                 let debt = self.relay.debt(from, bytes);
-                self.deliver_to_all(publication, now);
+                let _tally = self.deliver_to_all(publication, now);
                 self.settle(debt, now);
             }
             Envelope::Deliver { topic, name, publication, except, except_user } => {
@@ -76,6 +77,9 @@ impl Shard {
                     self.address_answered(slot, retry_after_s, now);
                 }
             }
+            Envelope::Order { ticket, order } => self.ordered(from, ticket, *order, now),
+            Envelope::Confirm { to, ticket, report } => self.confirm(to, ticket, *report, None, now),
+            Envelope::Report { ticket, report } => self.reported(ticket, *report, now),
             Envelope::Credit { envelopes, bytes } => {
                 let ready = self.relay.restore(from, envelopes, bytes);
                 self.go_on(ready, now);
@@ -99,7 +103,7 @@ impl Shard {
     }
 
     /// Delivers to every connection of a user at home here.
-    fn deliver_to_user(&mut self, user: &str, publication: Publication, now: Now) -> Status {
+    pub(super) fn deliver_to_user(&mut self, user: &str, publication: Publication, now: Now) -> Status {
         let Some(index) = self.users.find(user) else { return Status::Offline };
         let Publication { frame, class, key, accepted_us, .. } = publication;
         let mut frame = Shared::new(frame);
@@ -113,7 +117,7 @@ impl Shard {
 
     /// At the home of a topic: to the shards that have anyone in it.
     #[expect(clippy::too_many_arguments, reason = "they are the fields of one envelope")]
-    fn fan_out(
+    pub(super) fn fan_out(
         &mut self,
         topic: Topic,
         name: &str,
@@ -181,16 +185,21 @@ impl Shard {
         }
     }
 
-    /// Delivers to every session of this shard.
-    fn deliver_to_all(&mut self, publication: Publication, now: Now) {
+    /// Delivers to every session of this shard, and counts them.
+    pub(super) fn deliver_to_all(&mut self, publication: Publication, now: Now) -> Tally {
         let Publication { frame, class, key, accepted_us, .. } = publication;
         let mut frame = Shared::new(frame);
         let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now) };
+        let mut tally = Tally::default();
         for slot in 0..self.connections.capacity() {
             if self.connections.row(slot).state == State::Active {
-                self.connections.push(slot, &mut frame, manner, now);
+                match self.connections.push(slot, &mut frame, manner, now) {
+                    true => tally.delivered += 1,
+                    false => tally.dropped += 1,
+                }
             }
         }
+        tally
     }
 
     /// Whether coming and going is told in a room of that many users.

@@ -158,7 +158,7 @@ impl Shard {
         let now_ds = self.connections.ds(now);
         let mut state = *state;
         let mut row = Row::open(conn.generation, State::Authenticating, state.peer, now_ds);
-        row.user_agent = state.user_agent.and_then(|text| self.intern_user_agent(&text));
+        row.user_agent = state.user_agent.as_deref().and_then(|text| self.intern_user_agent(text));
         row.protocol_named = state.protocol_named;
         row.batch = state.batch;
         row.deflate = state.deflate;
@@ -237,6 +237,11 @@ impl Shard {
 
     /// Ends a session with a close frame, after what is queued has gone out.
     pub(super) fn close(&mut self, slot: u32, reason: CloseReason, text: &str, now: Now) {
+        self.close_with(slot, reason, reason.code(), text, now);
+    }
+
+    /// As [`close`](Self::close), with a close code that is not the reason's own.
+    pub(super) fn close_with(&mut self, slot: u32, reason: CloseReason, code: Option<u16>, text: &str, now: Now) {
         if self.connections.row(slot).state == State::Closing {
             return;
         }
@@ -245,7 +250,7 @@ impl Shard {
         self.leave_everything(slot, reason, now);
         let at = after(self.connections.ds(now), CLOSE_TIMEOUT_MS);
         self.connections.set_deadline(slot, at);
-        if let Some(code) = reason.code() {
+        if let Some(code) = code {
             self.connections.push_close(slot, close_frame(code, text), at_once, now);
         }
         if reason == CloseReason::SlowConsumer {

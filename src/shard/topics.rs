@@ -190,6 +190,22 @@ impl HomeTopics {
     pub(super) fn len(&self, kind: Topic) -> usize {
         self.by_name[kind as usize].len()
     }
+
+    /// The topics with the most connections, the largest first.
+    pub(super) fn largest(&self, kind: Topic, count: usize) -> Vec<(Box<str>, Census)> {
+        if count == 0 {
+            return Vec::new();
+        }
+        type Entry<'a> = (&'a Rc<str>, Census);
+        let largest_first = |a: &Entry<'_>, b: &Entry<'_>| (b.1.connections, a.0).cmp(&(a.1.connections, b.0));
+        let mut all: Vec<_> = self.by_name[kind as usize].iter().map(|(name, topic)| (name, topic.census())).collect();
+        if all.len() > count {
+            all.select_nth_unstable_by(count, largest_first);
+            all.truncate(count);
+        }
+        all.sort_unstable_by(largest_first);
+        all.into_iter().map(|(name, census)| (Box::from(name.as_ref()), census)).collect()
+    }
 }
 
 #[cfg(test)]

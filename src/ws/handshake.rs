@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::config;
 use crate::error::RefusalReason;
 
-pub use super::head::{HeadStatus, RequestHead, parse_head};
+pub use super::head::{HeadStatus, RequestHead, head_len, parse_head};
 pub use super::refusal::Refusal;
 
 use super::deflate::{self, DeflateParams};

@@ -205,7 +205,7 @@ impl<'a> RequestHead<'a> {
 }
 
 /// Where the head ends, the empty line included; `None`: not yet. One empty line before it is forgiven (RFC 9112, section 2.2).
-fn head_len(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+pub fn head_len(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
     let mut line_start = 0;
     let mut request_line = false;
     let mut cr = None;

@@ -160,6 +160,11 @@ unsafe impl Machine for StandIn {
                 self.mark(conn);
             }
             Event::Panicked { conn } => self.close(conn),
+            Event::Command { ticket, .. } => {
+                let outcome = Box::new(ringgate::protocol::command::Outcome::Probed);
+                self.actions.push_back(Action::CommandDone { ticket, outcome });
+            }
+            Event::Probed { .. } => {}
             Event::Drain => {
                 self.draining = true;
                 self.actions.push_back(Action::CloseListener);

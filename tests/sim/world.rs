@@ -41,6 +41,8 @@ pub struct Host {
     backlog: VecDeque<(usize, SocketAddr)>,
     pub listening: bool,
     pub drained: u32,
+    /// What came of the commands of the server API.
+    pub answers: Vec<(u64, ringgate::protocol::command::Outcome)>,
     next_tick_ms: u64,
 }
 
@@ -83,6 +85,7 @@ impl World {
             backlog: VecDeque::new(),
             listening: true,
             drained: 0,
+            answers: Vec::new(),
             next_tick_ms: now.mono_ms,
         };
         World {
@@ -318,6 +321,11 @@ impl World {
                     let state = postcard::to_allocvec(&*state).expect("a hand-over can be written");
                     let due = self.turns + self.rng.u64(..=self.faults.delay);
                     self.moving.push(Moving { due, to: to.index(), socket, state });
+                }
+                Action::CommandDone { ticket, outcome } => self.hosts[host].answers.push((ticket, *outcome)),
+                Action::Probe { ticket, conns } => {
+                    let rtts_us = vec![None; conns.len()];
+                    self.hosts[host].shard.handle(Event::Probed { ticket, rtts_us }, self.now);
                 }
                 Action::CloseListener => {
                     self.hosts[host].listening = false;

@@ -101,6 +101,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("deflate.level", "9", "9"),
     ("echo.enabled", "true", "true"),
     ("api.keys", "[\"one\", \"two\"]", "one,two"),
+    ("api.hosts", "[\"gate.example\", \"10.0.0.1\"]", "gate.example,10.0.0.1"),
     ("cluster.routing", "\"hash\"", "hash"),
     ("cluster.advertise", "\"wss://node-7.example.com/ws\"", "wss://node-7.example.com/ws"),
     ("cluster.ready_needs_bus", "true", "true"),

@@ -1,0 +1,115 @@
+//! What the server API answers: [`Outcome`]s to JSON. Pure.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::failure::{Code, Failure};
+use crate::protocol::command::{Outcome, Published, ShardInfo, Tally};
+
+/// An HTTP response, before it is encoded.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) content_type: &'static str,
+    pub(super) headers: Vec<(&'static str, &'static str)>,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    pub(super) fn json(status: u16, value: &Value) -> Self {
+        let mut body = value.to_string();
+        body.push('\n');
+        Answer { status, content_type: "application/json", headers: Vec::new(), body: body.into() }
+    }
+
+    pub(super) fn text(status: u16, text: &'static str) -> Self {
+        Answer { status, content_type: "text/plain; charset=utf-8", headers: Vec::new(), body: text.into() }
+    }
+
+    pub(super) fn with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+}
+
+impl From<Failure> for Answer {
+    fn from(failure: Failure) -> Self {
+        let answer = Answer::json(failure.code.status(), &failure.json());
+        match failure.code {
+            Code::Busy | Code::Unavailable => answer.with("retry-after", "1"),
+            _ => answer,
+        }
+    }
+}
+
+/// What the answers say about the node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Node<'a> {
+    pub(super) id: &'a str,
+}
+
+/// The result of one command.
+///
+/// # Errors
+///
+/// Too much is under way.
+pub(super) fn result(outcome: Outcome, node: Node<'_>) -> Result<Value, Failure> {
+    Ok(match outcome {
+        Outcome::Published(published) => publication(published),
+        Outcome::Connections(count) => json!({ "count": count }),
+        Outcome::Present(present) => {
+            let listed = present.users.len() as u32;
+            let user = |(user, connections): &(Box<str>, u32)| json!({ "user": user, "connections": connections });
+            let nodes = match present.census.connections {
+                0 => json!([]),
+                connections => json!([{ "node": node.id, "connections": connections }]),
+            };
+            json!({
+                "users": present.users.iter().map(user).collect::<Vec<_>>(),
+                "user_count": present.census.users,
+                "connection_count": present.census.connections,
+                "nodes": nodes,
+                "truncated": listed < present.census.users,
+            })
+        }
+        Outcome::Found { connections, matched } => {
+            let described = connections.iter().map(|info| {
+                let mut value = serde_json::to_value(info).unwrap_or_default();
+                if let Some(fields) = value.as_object_mut() {
+                    fields.insert("node".to_owned(), node.id.into());
+                }
+                value
+            });
+            json!({ "connections": described.collect::<Vec<_>>(), "matched": matched })
+        }
+        Outcome::Info(shards) => json!({ "shards": shards.iter().map(shard).collect::<Vec<_>>() }),
+        Outcome::Probed => json!({}),
+        Outcome::Busy => return Err(Failure::new(Code::Busy, "too many commands are under way")),
+    })
+}
+
+fn publication(published: Published) -> Value {
+    let Published { id, tally } = published;
+    let Tally { delivered, offline, dropped } = tally;
+    let status = match tally {
+        Tally { delivered: 1.., .. } => "delivered",
+        Tally { dropped: 1.., .. } => "dropped",
+        _ => "offline",
+    };
+    json!({ "id": id.to_string(), "status": status, "delivered": delivered, "offline": offline, "dropped": dropped })
+}
+
+fn shard(info: &ShardInfo) -> Value {
+    let mut value = Map::new();
+    value.insert("shard".to_owned(), info.shard.0.into());
+    for (group, [name, also], number) in &info.figures {
+        let group = value.entry(*group).or_insert_with(|| Value::Object(Map::new()));
+        if let Some(group) = group.as_object_mut() {
+            let dot = if also.is_empty() { "" } else { "." };
+            group.insert(format!("{name}{dot}{also}"), (*number).into());
+        }
+    }
+    let room = |(name, census): &(Box<str>, crate::protocol::envelope::Census)| json!({ "room": name, "users": census.users, "connections": census.connections });
+    value.insert("rooms".to_owned(), info.rooms.iter().map(room).collect());
+    Value::Object(value)
+}

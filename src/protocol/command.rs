@@ -1,0 +1,358 @@
+//! What the server API asks of the shards of a node, and what they answer. Plain values.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ConnectionId, MessageId, ShardId};
+use crate::protocol::class::Class;
+use crate::protocol::envelope::{Census, Publication, Topic};
+use crate::protocol::request;
+use crate::protocol::tags::Tags;
+
+/// Something to do, for `Event::Command`.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Send a message.
+    Publish(Box<Publish>),
+    /// Close connections.
+    Disconnect {
+        /// Whose.
+        whom: Whom,
+        /// The close code; valid on the wire.
+        code: u16,
+        /// The reason in the close frame: at most 123 bytes.
+        reason: Box<str>,
+    },
+    /// Put all connections of a user into a room, or take them out of it.
+    Member {
+        /// The user.
+        user: Box<str>,
+        /// The room.
+        room: Box<str>,
+        /// In, or out.
+        enter: bool,
+    },
+    /// Who is there?
+    Presence(Place),
+    /// Find connections.
+    Connections(Search),
+    /// What every shard holds and has counted.
+    Info {
+        /// How many of each shard's largest rooms to list.
+        rooms: u32,
+    },
+    /// Answer, to show that the way there and back is open.
+    Probe {
+        /// Which shard.
+        shard: ShardId,
+    },
+}
+
+/// A message of a service.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// For whom.
+    pub to: Destination,
+    /// One JSON value, verbatim.
+    pub content: Box<str>,
+    /// In whose name.
+    pub from: Option<Box<str>>,
+    /// As in [`request::Publication`].
+    pub event: Option<Box<str>>,
+    /// As in [`request::Publication`].
+    pub class: Option<Class>,
+    /// As in [`request::Publication`].
+    pub key: Option<Box<str>>,
+    /// The tags, parsed and verbatim.
+    pub tags: Option<(Tags, Box<str>)>,
+    /// The same key within [`IDEMPOTENCY_TTL_MS`](crate::limits::IDEMPOTENCY_TTL_MS) sends nothing and has the first one's answer.
+    pub idempotency_key: Option<Box<str>>,
+}
+
+impl Publish {
+    /// As if a client had sent it.
+    pub fn publication(&self) -> request::Publication<'_> {
+        request::Publication {
+            content: &self.content,
+            event: self.event.as_deref().map(Into::into),
+            class: self.class,
+            key: self.key.as_deref().map(Into::into),
+            tags: self.tags.as_ref().map(|(tags, _)| tags.clone()),
+            tags_raw: self.tags.as_ref().map(|(_, raw)| raw.as_ref()),
+        }
+    }
+}
+
+/// Whom a service's message is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// All connections of these users.
+    Users(Vec<Box<str>>),
+    /// Everybody in a room or channel.
+    Topic(Topic, Box<str>),
+    /// Everybody.
+    All,
+}
+
+/// One connection, or all of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// All connections of this user.
+    User(Box<str>),
+    /// This one.
+    Connection(ConnectionId),
+}
+
+/// Where to look for users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A room or a channel.
+    Topic(Topic, Box<str>),
+    /// A user's connections.
+    User(Box<str>),
+}
+
+/// Which connections to find.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Search {
+    /// Only this user's.
+    pub user: Option<Box<str>>,
+    /// Only those in this room or channel.
+    pub topic: Option<(Topic, Box<str>)>,
+    /// Only those from this address.
+    pub address: Option<IpAddr>,
+    /// Only those in this [state](ConnectionInfo::state).
+    pub state: Option<Box<str>>,
+    /// Only this one.
+    pub connection: Option<ConnectionId>,
+    /// The largest of this first.
+    pub by: SortBy,
+    /// How many, over all shards.
+    pub limit: u32,
+}
+
+/// What connections are sorted by, the largest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortBy {
+    /// Bytes that wait to be sent.
+    #[default]
+    OutboxBytes,
+    /// The age of the oldest message that waits to be sent.
+    OldestMs,
+    /// Messages dropped because it was behind.
+    Dropped,
+    /// The round trip as TCP measures it. Only of the first
+    /// [`RTT_CANDIDATES_MAX`](crate::limits::RTT_CANDIDATES_MAX) that match, on each shard.
+    Rtt,
+}
+
+/// What came of a [`Command`].
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// A message was sent.
+    Published(Published),
+    /// So many connections were closed, put in, or taken out.
+    Connections(u32),
+    /// Who is there.
+    Present(Present),
+    /// What was found, in order, and how many matched in all.
+    Found {
+        /// The first ones.
+        connections: Vec<ConnectionInfo>,
+        /// All that matched.
+        matched: u64,
+    },
+    /// Every shard, in order.
+    Info(Vec<ShardInfo>),
+    /// The shard has answered.
+    Probed,
+    /// Too much is under way; nothing was done.
+    Busy,
+}
+
+/// What became of a service's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its id, as the receivers see it.
+    pub id: MessageId,
+    /// How it went.
+    pub tally: Tally,
+}
+
+/// How many of those that a message was for got it: users where it was for users, else connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// It is in the outbox of at least one of their connections, or on its way to the shards that hold them.
+    pub delivered: u32,
+    /// Users without a connection.
+    pub offline: u32,
+    /// Every outbox refused it.
+    pub dropped: u32,
+}
+
+impl Tally {
+    /// Adds what another shard has counted.
+    pub fn add(&mut self, other: Tally) {
+        self.delivered += other.delivered;
+        self.offline += other.offline;
+        self.dropped += other.dropped;
+    }
+}
+
+/// Who is somewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Present {
+    /// The first users by name, with their connections there.
+    pub users: Vec<(Box<str>, u32)>,
+    /// All of them.
+    pub census: Census,
+}
+
+/// A connection as operators see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionInfo {
+    /// Its id.
+    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
+    pub connection: ConnectionId,
+    /// Its user, once it has one.
+    pub user: Option<Box<str>>,
+    /// The shard that holds it.
+    pub shard: u16,
+    /// `connecting`, `authenticating`, `active`, `idle`, `echo`, `closing`.
+    pub state: Box<str>,
+    /// The remote address, after trusted proxies.
+    pub address: SocketAddr,
+    /// What it calls itself.
+    pub user_agent: Option<Box<str>>,
+    /// Since it was accepted.
+    pub age_ms: u64,
+    /// Since its last frame.
+    pub silent_ms: u64,
+    /// Since the last message of the application, either way.
+    pub idle_ms: u64,
+    /// Messages received from it.
+    pub received_messages: u64,
+    /// Bytes received from it.
+    pub received_bytes: u64,
+    /// Messages queued for it.
+    pub sent_messages: u64,
+    /// Bytes sent to it.
+    pub sent_bytes: u64,
+    /// Rooms and channels it is in.
+    pub subscriptions: u32,
+    /// Bytes that wait to be sent.
+    pub outbox_bytes: u64,
+    /// Frames that wait to be sent.
+    pub outbox_frames: u64,
+    /// The age of the oldest message that waits.
+    pub oldest_ms: u32,
+    /// Messages dropped since it last had nothing to be sent.
+    pub dropped: u32,
+    /// It is behind, and not read from.
+    pub throttled: bool,
+    /// Its messages are compressed.
+    pub compressed: bool,
+    /// The round trip as TCP measures it, in microseconds.
+    pub rtt_us: Option<u32>,
+}
+
+fn as_text<S: serde::Serializer>(id: &ConnectionId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}
+
+fn from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ConnectionId, D::Error> {
+    let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+/// What one shard holds and has counted.
+#[derive(Clone, Debug)]
+pub struct ShardInfo {
+    /// Which.
+    pub shard: ShardId,
+    /// What it holds and what it has counted: group, name or labels, value.
+    pub figures: Vec<(&'static str, [&'static str; 2], u64)>,
+    /// Its largest home rooms, with the connections in them.
+    pub rooms: Vec<(Box<str>, Census)>,
+}
+
+/// What one shard has to do for a command. Crosses the mesh.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// Deliver to these users, all at home there.
+    ToUsers(Vec<Box<str>>, Publication),
+    /// Deliver to everybody in a topic at home there.
+    ToTopic(Topic, Box<str>, Publication),
+    /// Deliver to everybody there.
+    ToAll(Publication),
+    /// See [`Command::Disconnect`].
+    Disconnect(Whom, u16, Box<str>),
+    /// See [`Command::Member`].
+    Member {
+        /// The user, at home there.
+        user: Box<str>,
+        /// The room.
+        room: Box<str>,
+        /// In, or out.
+        enter: bool,
+    },
+    /// See [`Command::Presence`].
+    Presence(Place),
+    /// See [`Command::Connections`].
+    Find(Search),
+    /// See [`Command::Info`].
+    Info {
+        /// How many rooms to list.
+        rooms: u32,
+    },
+    /// See [`Command::Probe`].
+    Probe,
+}
+
+impl Order {
+    /// Bytes of payload, for the bounds of the mesh.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Order::ToUsers(users, publication) => {
+                publication.frame.len() + users.iter().map(|user| user.len() + 16).sum::<usize>()
+            }
+            Order::ToTopic(_, _, publication) | Order::ToAll(publication) => publication.frame.len(),
+            Order::Disconnect(..)
+            | Order::Member { .. }
+            | Order::Presence(_)
+            | Order::Find(_)
+            | Order::Info { .. }
+            | Order::Probe => 0,
+        }
+    }
+}
+
+/// What one shard says of an [`Order`].
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// How a message went.
+    Delivered(Tally),
+    /// Connections that it did something to.
+    Connections(u32),
+    /// Who is there.
+    Present(Present),
+    /// What was found, largest first, each with what it is sorted by; and how many matched.
+    Found(Vec<(u64, ConnectionInfo)>, u64),
+    /// The shard.
+    Info(Box<ShardInfo>),
+    /// Here.
+    Probed,
+}
+
+impl Report {
+    /// Bytes of payload, for the bounds of the mesh.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Report::Present(present) => present.users.iter().map(|(name, _)| name.len() + 24).sum(),
+            Report::Found(found, _) => found.len() * size_of::<ConnectionInfo>(),
+            Report::Info(info) => info.figures.len() * 56 + info.rooms.len() * 64,
+            Report::Delivered(_) | Report::Connections(_) | Report::Probed => 0,
+        }
+    }
+}
