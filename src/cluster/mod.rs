@@ -8,6 +8,7 @@
 //! | [`lease`] | whether this node is a member, under which name and epoch |
 //! | [`nodes`] | who else is, as polled; who cleans up after the dead |
 //! | [`registry`] | the location rows of this shard's users, and those of others |
+//! | [`parcel`] | what shards of different nodes say to each other, as bytes |
 //! | [`ring`] | where a user belongs, for `cluster.routing = "hash"` |
 //! | [`delivery`] | what was sent to one destination and is not acknowledged; what has come from one origin |
 //! | [`hash`] | the hash that all nodes share |
@@ -47,9 +48,10 @@
 //!    poller pinned across turns, and in one `poll_fn` poll it and `Wires::poll_next`, so that nothing is cancelled. A shard opens up to two
 //!    sockets, each with one duplicate descriptor (its plug): four descriptors to be counted per shard. Addresses are resolved on the
 //!    control thread and handed in (`Wires::set_addresses`). `Incoming::Troubled` is already told once per outage; log it as it comes.
-//! 3. **Routing `broadcast`.** An envelope on the wire (a version byte, origin instance and shard, message id, target, class, key, tags,
-//!    frame), published to `broadcast`-like channels of its own; the origin ignores its own instance. `Incoming::Message` of the service
-//!    channels is the JSON of the server API. What comes while [`Agent::may_deliver`](agent::Agent::may_deliver) is false is counted and discarded.
+//! 3. **Routing `broadcast`.** [`parcel::Parcel`]s on one channel for all; the origin ignores its own instance. A conflation key must be made from
+//!    a hash that all nodes share (`Publication::key` is made from a key of the process now): [`hash::stable`] in the parcel, and the
+//!    process's own hash of that in the outbox. `Incoming::Message` of the service channels is the JSON of the server API. What comes while
+//!    [`Agent::may_deliver`](agent::Agent::may_deliver) is false is counted and discarded.
 //! 4. **Routing `registry`.** `Wires::find` on a miss, `Routes` for hits, `Lookups` for order; publish to the row's shard channel. The
 //!    origin keeps what it sent in [`delivery::Outstanding`], the destination lets it pass by [`delivery::Window`] and gathers
 //!    acknowledgements (number and status) to be published in batches to the origin shard's channel. A destination that answered `moved` must go on doing so for that
@@ -67,5 +69,6 @@ pub mod hash;
 pub mod lease;
 pub mod link;
 pub mod nodes;
+pub mod parcel;
 pub mod registry;
 pub mod ring;

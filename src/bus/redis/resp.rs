@@ -13,6 +13,7 @@ use redis::Value;
 
 /// Bytes of one reply.
 pub const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
+const _: () = assert!(crate::cluster::parcel::PARCEL_BYTES_MAX < REPLY_BYTES_MAX);
 /// Elements of one aggregate, and of all that are nested in one reply.
 pub const ELEMENTS_MAX: u64 = 1 << 20;
 /// Nesting of aggregates.
