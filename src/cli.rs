@@ -1,14 +1,16 @@
 //! The command line: what can be said, and the commands that need no node. Serving is left to `main`.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::auth::{self, NewToken};
 use crate::config::{self, Config, ConfigError, Loaded, Sources};
+use crate::operator::{self, ClientError, TopOptions};
 
 /// The exit code for a command line or configuration that is not right.
 const EXIT_USAGE: u8 = 2;
@@ -36,6 +38,8 @@ enum Command {
     CheckConfig(SourceArgs),
     /// Print a configuration file with every key, its comment and its default
     DefaultConfig,
+    /// Show a running node in the terminal: totals, rates, shards, the worst connections, the largest rooms
+    Top(TopArgs),
     /// Print a token for a user, signed with the configured auth.hmac_secret (HS256)
     GenToken(TokenArgs),
 }
@@ -82,6 +86,58 @@ struct TokenArgs {
     /// A room to join at once (may be repeated)
     #[arg(long)]
     room: Vec<String>,
+}
+
+#[derive(Args)]
+struct AdminArgs {
+    /// The admin listener [default: listen.admin of the configuration]
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
+    /// Its key [default: the first of api.keys of the configuration]
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+}
+
+impl std::fmt::Debug for AdminArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminArgs").field("admin", &self.admin).finish_non_exhaustive()
+    }
+}
+
+impl AdminArgs {
+    /// Where the node's admin listener is, and its key.
+    fn find(self, source: SourceArgs) -> Result<(SocketAddr, Option<String>), ConfigError> {
+        let config = match (self.admin, &self.key) {
+            (Some(admin), Some(_)) => return Ok((admin, self.key)),
+            _ => config::load(&source.sources())?.config,
+        };
+        let key = self.key.or_else(|| config.api.keys.first().map(|key| key.0.clone()));
+        Ok((self.admin.unwrap_or_else(|| operator::dialled(config.listen.admin)), key))
+    }
+}
+
+#[derive(Debug, Args)]
+struct TopArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Between two looks: "500ms", "2s"
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
+    interval: Duration,
+    /// What connections are sorted by: outbox_bytes, oldest_ms, dropped or rtt
+    #[arg(long, default_value = "outbox_bytes", value_name = "WHAT")]
+    by: String,
+    /// Print once and end
+    #[arg(long)]
+    once: bool,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    config::parse_duration_ms(text)
+        .filter(|ms| *ms >= 100)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "expected at least 100ms, such as \"500ms\" or \"2s\"".to_owned())
 }
 
 fn ttl(text: &str) -> Result<u64, String> {
@@ -135,6 +191,7 @@ impl Cli {
             Some(Command::CheckConfig(inner)) => check_config(outer.source.then(inner)),
             Some(Command::DefaultConfig) => print(&config::default_config()),
             Some(Command::GenToken(token)) => gen_token(outer.source, token),
+            Some(Command::Top(args)) => top(outer.source, args),
         };
         Outcome::Done(code)
     }
@@ -189,6 +246,25 @@ fn gen_token(outer: SourceArgs, args: TokenArgs) -> ExitCode {
     match auth::sign(&loaded.config.auth, &token, now_unix_s) {
         Ok(token) => print(&format!("{token}\n")),
         Err(error) => usage(&error.to_string()),
+    }
+}
+
+fn top(outer: SourceArgs, args: TopArgs) -> ExitCode {
+    let TopArgs { source, admin, interval, by, once } = args;
+    match admin.find(outer.then(source)) {
+        Ok((admin, key)) => looked(operator::top(&TopOptions { admin, key, interval, once, by })),
+        Err(error) => wrong_config(&error),
+    }
+}
+
+fn looked(result: Result<(), ClientError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ClientError::Io(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("ringgate: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

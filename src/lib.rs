@@ -27,14 +27,16 @@
 //!
 //! # Code map
 //!
-//! `main → node → {io, mesh} → shard → {ws, protocol, auth} → {settings, config, error, ids, limits, time}`; arrows are the only
+//! `main → node → admin → {io, mesh} → shard → {ws, protocol, auth} → {settings, config, error, ids, limits, time}`; arrows are the only
 //! directions in which modules name each other, and a test holds it so.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`cli`], [`config`], [`log`] | arguments, configuration, log lines |
 //! | [`node`] | builds shards, mesh and signals; start, reload, drain, end |
-//! | [`io`] | **the only user of clients' sockets**: reactor, pollers (io_uring, epoll), listener, descriptor tables |
+//! | [`io`] | **the only user of clients' sockets, and of unsafe code**: reactor, pollers (io_uring, epoll), listener, descriptor tables |
+//! | [`admin`] | the admin listener: health, metrics, server API, page, webhooks; tasks of the first shard's runtime beside its reactor |
+//! | [`operator`] | `ringgate top` and `ringgate trace`: the server API from a terminal |
 //! | [`mesh`] | between shards: queues, doorbells, and the hand-over of sockets |
 //! | [`shard`] | the state machine: [events](shard::event::Event) in, [actions](shard::event::Action) out |
 //! | [`ws`] | WebSocket, pure: handshake, frames, messages, compression |
@@ -78,6 +80,7 @@ pub mod limits;
 pub mod log;
 pub mod mesh;
 pub mod node;
+pub mod operator;
 pub mod protocol;
 pub mod settings;
 pub mod shard;

@@ -10,7 +10,7 @@
 //! | a request head, a PROXY header | [`HTTP_HEAD_BYTES_MAX`], [`PROXY_HEADER_BYTES_MAX`]; one receive of what follows them | 431, 400; not read from | refusals by reason |
 //! | an incomplete message | `limits.message_size` (at most [`MESSAGE_BYTES_CEILING`]) | 1009 | `partial_bytes` |
 //! | requests, pings | `limits.messages_per_second`, `limits.bytes_per_second` | an error, then 4113 | `rate_limited` |
-//! | what a connection is sent and does not read | `outbox.max` bytes, `outbox.grace` | classes, then 4110 | `queued_bytes`, drops by class and reason |
+//! | what a connection is sent and does not read | `outbox.max` bytes, `outbox.grace`; in the kernel [`UNSENT_BYTES_MAX`] beyond what is in flight | classes, then 4110 | `queued_bytes`, drops by class and reason |
 //! | rooms and channels of a connection | `session.max_subscriptions`; a filter: [`FILTER_NODES_MAX`], [`FILTER_DEPTH_MAX`], [`FILTER_VALUES_MAX`], [`FILTER_BYTES_MAX`] | `too_many_rooms`, `bad_request` | |
 //! | rooms and channels of a shard | [`LOCAL_TOPICS_MAX`]; so the homes hold as many on average, as names are spread by a keyed hash | `unavailable` | `rooms`, `channels`, `home_rooms`, `home_channels` |
 //! | connections of a user | `session.max_per_user` | the oldest is closed, 4004 | closes `replaced` |
@@ -76,6 +76,9 @@ pub const MESH_QUEUE_BYTES: usize = 8 * 1024 * 1024;
 pub const MESH_CREDIT_ENVELOPES: u32 = 2048;
 /// Bytes an origin shard may have outstanding at one home shard.
 pub const MESH_CREDIT_BYTES: u32 = 4 * 1024 * 1024;
+/// Bytes that the kernel queues for a client beyond what is in flight, before it takes no more: the rest waits in the outbox, where it can
+/// still be conflated, dropped and overtaken.
+pub const UNSENT_BYTES_MAX: u64 = 128 * 1024;
 /// How long a closing connection may take to answer the close frame, in milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
 /// How long input is read and thrown away after an HTTP refusal or a failed connection, in milliseconds.
@@ -98,6 +101,8 @@ pub const API_LIST_MAX: u32 = 1000;
 pub const API_BATCH_MAX: usize = 10_000;
 /// Users that one `publish` of the server API may name.
 pub const API_USERS_MAX: usize = 10_000;
+/// Bytes of happenings that wait to be told to services.
+pub const HAPPENINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of a request head on the admin listener; over it: 431.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request body on the admin listener; over it: 413.

@@ -57,6 +57,14 @@ pub enum StartError {
     /// `shards.driver = "io_uring"`.
     #[error("shards.driver: io_uring is not to be had here ({0}); expected \"auto\" or \"epoll\"")]
     Driver(std::io::Error),
+    /// `hooks.url`.
+    #[error("hooks.url = {url}: {error}")]
+    Hooks {
+        /// Which.
+        url: String,
+        /// Why.
+        error: std::io::Error,
+    },
     /// The shards.
     #[error(transparent)]
     Shards(#[from] ShardsError),
@@ -263,6 +271,7 @@ fn start(settings: &Arc<Settings>, tables: &Tables) -> Result<(Shards, DriverKin
         open_files_max: tables.limit,
         fallback: choice.fallback.map(|error| error.to_string()),
         started_unix_ms: clock::now().unix_ms,
+        hooks: hooks_target(config)?,
     };
     let beside = admin::beside(config.listen.admin, facts);
     let seed = getrandom::u64().map_err(StartError::Random)?;
@@ -282,6 +291,12 @@ fn start(settings: &Arc<Settings>, tables: &Tables) -> Result<(Shards, DriverKin
         }
         Err(e) => Err(e.into()),
     }
+}
+
+/// Resolves the name in `hooks.url`, here on the control thread.
+fn hooks_target(config: &Config) -> Result<Option<admin::Target>, StartError> {
+    let Some(url) = &config.hooks.url else { return Ok(None) };
+    admin::Target::resolve(url).map(Some).map_err(|error| StartError::Hooks { url: url.clone(), error })
 }
 
 fn warn_of_capacity(tables: &Tables, connections: u64) {

@@ -78,7 +78,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bus", &["config", "protocol", "auth", "cluster", "ws", "settings", "shard", "metrics", "mesh"]),
     ("admin", &["config", "protocol", "auth", "cluster", "ws", "settings", "shard", "metrics", "mesh", "io"]),
     ("log", &["config"]),
-    ("cli", &["config", "auth", "protocol", "settings", "log"]),
+    // Talks to a node over its admin listener, as any other program would.
+    ("operator", &[]),
+    ("cli", &["config", "auth", "protocol", "settings", "log", "operator"]),
     (
         "node",
         &[

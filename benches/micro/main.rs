@@ -1,9 +1,10 @@
-//! Times of the parts, without a socket: `cargo bench --bench micro -- [GROUP]`. Groups: mask, frame, json, outbox, shard.
+//! Times of the parts, without a socket: `cargo bench --bench micro -- [GROUP]`. Groups: mask, frame, json, outbox, shard, mesh.
 //!
 //! What counts is what a message costs: compare before and after a change, on a quiet machine, and believe the ratio.
 
 mod codec;
 mod harness;
+mod mesh;
 mod outbox;
 mod shard;
 
@@ -20,4 +21,5 @@ fn main() {
     codec::json(&bench);
     outbox::outbox(&bench);
     shard::shard(&bench);
+    mesh::mesh(&bench);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
+use super::hooks::Tally;
 use super::process::Process;
 use super::text::Scrape;
 use crate::io::counters::Distributions;
@@ -32,6 +33,7 @@ pub(super) struct NodeFigures<'a> {
     pub(super) requests: &'a BTreeMap<(&'static str, u16), u64>,
     pub(super) probe_ms: &'a [u64],
     pub(super) process: Process,
+    pub(super) hooks: &'a Tally,
 }
 
 /// The text.
@@ -40,6 +42,7 @@ pub(super) fn render(node: &NodeFigures<'_>, shared: &Shared) -> String {
     metrics::with_local_recorder(&scrape, || {
         feed_node(node, shared);
         feed_process(node);
+        feed_hooks(node, shared);
         feed_shards(shared);
     });
     feed_spreads(&scrape, shared);
@@ -72,6 +75,20 @@ fn feed_node(node: &NodeFigures<'_>, shared: &Shared) {
     for (shard, ms) in node.probe_ms.iter().enumerate() {
         gauge!("ringgate_shard_probe_seconds", "shard" => shard.to_string()).set(*ms as f64 / 1000.0);
     }
+}
+
+fn feed_hooks(node: &NodeFigures<'_>, shared: &Shared) {
+    describe_counter!("ringgate_hook_events_sent_total", "Events that a service has taken.");
+    counter!("ringgate_hook_events_sent_total").absolute(node.hooks.sent.get());
+    describe_counter!("ringgate_hook_events_lost_total", "Events that no service was told of, by reason.");
+    let full = shared.statuses.iter().map(|status| status.counters().happenings_lost).sum();
+    counter!("ringgate_hook_events_lost_total", "reason" => "queue_full").absolute(full);
+    counter!("ringgate_hook_events_lost_total", "reason" => "given_up").absolute(node.hooks.given_up.get());
+    describe_counter!("ringgate_hook_requests_total", "Requests to services, by result.");
+    counter!("ringgate_hook_requests_total", "result" => "ok").absolute(node.hooks.ok.get());
+    counter!("ringgate_hook_requests_total", "result" => "failed").absolute(node.hooks.failed.get());
+    describe_gauge!("ringgate_hook_events_waiting", "Events that wait to be sent.");
+    gauge!("ringgate_hook_events_waiting").set(shared.happenings_waiting() as f64);
 }
 
 fn feed_process(node: &NodeFigures<'_>) {

@@ -7,6 +7,7 @@
 //! | `answer`, `failure` | PURE: outcomes and failures to JSON |
 //! | `health` | whether each shard answers, and what that means for `/readyz` |
 //! | `metrics`, `text` | the shards' published counters, through the `metrics` facade, to Prometheus text |
+//! | `hooks` | tells services what happens, by webhooks: batched, signed, repeated, bounded |
 //! | `server` | connections: bounded in number, memory and time |
 //!
 //! A request costs the clients of the gateway nothing but the commands it gives: what is hostile is turned away on bytes alone, by tasks that
@@ -21,10 +22,13 @@ mod body;
 mod failure;
 mod guard;
 mod health;
+mod hooks;
 mod metrics;
 mod process;
 mod routes;
 mod server;
 mod text;
+mod whole;
 
+pub use hooks::Target;
 pub use server::{Facts, beside};

@@ -12,6 +12,7 @@ use std::time::Duration;
 use monoio::net::{TcpListener, TcpStream};
 
 use super::health::Pulses;
+use super::hooks::{Hooks, Tally, Target};
 use crate::config::Config;
 use crate::io::clock;
 use crate::io::desk::Desk;
@@ -41,15 +42,18 @@ pub struct Facts {
     pub fallback: Option<String>,
     /// When the node started.
     pub started_unix_ms: u64,
+    /// `hooks.url`, with its name resolved.
+    pub hooks: Option<Target>,
 }
 
 /// The admin listener as something to run beside the first shard.
 pub fn beside(address: SocketAddr, facts: Facts) -> Beside {
+    let happenings = facts.hooks.as_ref().map_or(0, |_| facts.settings.config.hooks.queue as usize);
     let facts = Arc::new(facts);
     let serve = move |surroundings: Surroundings| -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(serve(surroundings, facts.clone()))
     };
-    Beside { address, serve: Arc::new(serve) }
+    Beside { address, happenings, serve: Arc::new(serve) }
 }
 
 /// What all connections share.
@@ -66,6 +70,7 @@ struct Node {
     /// Bytes of bodies held by all connections.
     held_bytes: Cell<usize>,
     open: Open,
+    hooks: Rc<Tally>,
 }
 
 impl Node {
@@ -96,8 +101,13 @@ async fn serve(surroundings: Surroundings, facts: Arc<Facts>) {
         requests: RefCell::default(),
         held_bytes: Cell::new(0),
         open: Open::default(),
+        hooks: Rc::default(),
     });
     monoio::spawn(sweep(node.clone()));
+    if let Some(target) = &node.facts.hooks {
+        let hooks = Hooks::new(target.clone(), &node.facts.settings, node.driver, node.hooks.clone());
+        monoio::spawn(hooks.run(node.shared.clone()));
+    }
     loop {
         match listener.accept().await {
             Ok((stream, _)) => admit(&node, stream),

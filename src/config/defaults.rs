@@ -41,6 +41,21 @@ impl Default for Auth {
     }
 }
 
+impl Default for Hooks {
+    fn default() -> Self {
+        Hooks {
+            url: None,
+            events: vec![HookEvent::Connect, HookEvent::Disconnect],
+            secret: None,
+            batch_size: 100,
+            batch_delay_ms: 100,
+            timeout_ms: 5_000,
+            retries: 8,
+            queue: 100_000,
+        }
+    }
+}
+
 impl Default for Session {
     fn default() -> Self {
         Session {

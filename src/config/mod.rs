@@ -64,6 +64,8 @@ pub struct Config {
     pub echo: Echo,
     /// `[api]`
     pub api: Api,
+    /// `[hooks]`
+    pub hooks: Hooks,
     /// `[cluster]`
     pub cluster: Cluster,
     /// `[redis]`
@@ -264,6 +266,49 @@ pub struct Api {
     pub keys: Vec<Secret>,
     /// Names under which the admin listener is reached, beside loopback names and addresses.
     pub hosts: Vec<String>,
+}
+
+/// `[hooks]`: what happens here, told to a service.
+#[derive(Clone, Debug)]
+pub struct Hooks {
+    /// Where to: `http://host[:port][/path]`. `None`: nowhere.
+    pub url: Option<String>,
+    /// What is told.
+    pub events: Vec<HookEvent>,
+    /// Signs what is sent (HMAC-SHA256).
+    pub secret: Option<Secret>,
+    /// Events in one request.
+    pub batch_size: u32,
+    /// Milliseconds that an event waits for others.
+    pub batch_delay_ms: u64,
+    /// Milliseconds within which the service must answer.
+    pub timeout_ms: u64,
+    /// How often a request is repeated before its events are given up.
+    pub retries: u32,
+    /// Events of this node that may wait; over it they are lost, and counted.
+    pub queue: u32,
+}
+
+impl Hooks {
+    /// Whether this is to be told.
+    pub fn tells(&self, event: HookEvent) -> bool {
+        self.url.is_some() && self.events.contains(&event)
+    }
+}
+
+/// One of `hooks.events`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookEvent {
+    /// A session begins.
+    Connect,
+    /// A session ends.
+    Disconnect,
+    /// A user's first connection enters a room or subscribes to a channel.
+    Join,
+    /// A user's last connection leaves a room or channel.
+    Leave,
+    /// A client sends a message.
+    Message,
 }
 
 /// `[cluster]`

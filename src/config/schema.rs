@@ -11,7 +11,7 @@ use super::codec::{
     Choice, ClassTable, Codec, Count, Duration, File, Hidden, List, Maybe, Network, Size, Socket, Switch, Text,
 };
 use super::value::Raw;
-use super::{AuthMode, Bus, Cidr, Config, Driver, FdTables, LogFormat, LogLevel, Routing, Secret};
+use super::{AuthMode, Bus, Cidr, Config, Driver, FdTables, HookEvent, LogFormat, LogLevel, Routing, Secret};
 use crate::limits::{MESSAGE_BYTES_CEILING, SHARDS_MAX};
 
 /// One key.
@@ -123,6 +123,8 @@ const HOST: Text = text(
     |host| !host.is_empty() && !host.contains(['/', ':', ' ']),
     "a host name without a port, such as \"gateway.internal\"",
 );
+const HOOKS_URL: Text =
+    text(|url| has_scheme(url, &["http"]), "a URL such as \"http://127.0.0.1:9000/events\" (https ends at a proxy)");
 const NOT_EMPTY: Text = text(|text| !text.is_empty(), "a string that is not empty");
 const PERMISSION: Text =
     text(|text| !text.is_empty(), "a permission such as \"send:*\", \"join:team-7-*\" or \"broadcast\"");
@@ -285,6 +287,24 @@ pub(super) static KEYS: &[Key] = &[
         "Keys that X-API-Key must carry on the server API. Empty: none is asked for, on loopback only."),
     key!(live, "api.hosts", api.hosts, List(HOST, empty),
         "Names that Host may have on the server API, beside loopback names and IP addresses. Empty: any where there are api.keys, else none."),
+
+    key!(start, "hooks.url", hooks.url, Maybe(HOOKS_URL, empty),
+        "Where events are posted to, in batches of JSON. Not set: nowhere.", example "\"http://127.0.0.1:9000/events\""),
+    key!(live, "hooks.events", hooks.events,
+        List(Choice(&[("connect", HookEvent::Connect), ("disconnect", HookEvent::Disconnect), ("join", HookEvent::Join), ("leave", HookEvent::Leave), ("message", HookEvent::Message)]), || HookEvent::Connect),
+        "What is told: \"connect\", \"disconnect\", \"join\", \"leave\" (a user's first and last connection in a room or channel), \"message\" (what clients send)."),
+    key!(start secret, "hooks.secret", hooks.secret, Maybe(Hidden(NOT_EMPTY), hidden),
+        "Signs what is posted: X-Ringgate-Signature is t=TIME,v1=HEX, the HMAC-SHA256 of \"TIME.BODY\".", example "\"(openssl rand -hex 32)\""),
+    key!(start, "hooks.batch_size", hooks.batch_size, count::<u32>(1, 10_000),
+        "Events in one request."),
+    key!(start, "hooks.batch_delay", hooks.batch_delay_ms, Duration { min_ms: 1, max_ms: 60_000, off: false },
+        "How long an event waits for others."),
+    key!(start, "hooks.timeout", hooks.timeout_ms, SOME_MS,
+        "How long the service may take to answer."),
+    key!(start, "hooks.retries", hooks.retries, count::<u32>(0, 100),
+        "How often a request is repeated, with back-off up to 30s, before its events are given up."),
+    key!(start, "hooks.queue", hooks.queue, count::<u32>(1, 10_000_000),
+        "Events of this node that may wait; over it they are lost, and counted."),
 
     key!(start, "cluster.routing", cluster.routing,
         Choice(&[("local", Routing::Local), ("broadcast", Routing::Broadcast), ("registry", Routing::Registry), ("hash", Routing::Hash)]),

@@ -96,6 +96,8 @@ counters! {
     doorbells,
     /// Times that the completion queue had overflown.
     completion_overflows,
+    /// Happenings that services are not told of because too many wait.
+    happenings_lost,
     /// Panics caught.
     panics,
 }

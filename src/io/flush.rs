@@ -15,8 +15,8 @@ const SCRATCH_BYTES: usize = 1024 * 1024;
 const COPY_BYTES_MAX: usize = 64 * 1024;
 /// What must be left in the scratch for another connection.
 const COPY_BYTES_MIN: usize = 16 * 1024;
-/// Batches in one turn: then those who have sent something are heard.
-const BATCHES_PER_TURN: usize = 64;
+/// Batches in one turn: then some of those who have sent something are heard.
+const BATCHES_PER_TURN: usize = 4;
 
 /// The buffers of the flush.
 #[derive(Debug)]
@@ -25,11 +25,18 @@ pub(super) struct Flush {
     batch: Vec<Send>,
     /// Sends that the kernel refused for want of memory, of which no report will follow: tried again with the next tick.
     stalled: Vec<ConnectionId>,
+    /// The last turn ended before everything was sent: until it is, little is heard, so that no more comes in than goes out.
+    pub(super) behind: bool,
 }
 
 impl Flush {
     pub(super) fn new() -> Self {
-        Flush { scratch: vec![0; SCRATCH_BYTES].into(), batch: Vec::with_capacity(SEND_BATCH), stalled: Vec::new() }
+        Flush {
+            scratch: vec![0; SCRATCH_BYTES].into(),
+            batch: Vec::with_capacity(SEND_BATCH),
+            stalled: Vec::new(),
+            behind: false,
+        }
     }
 }
 
@@ -38,6 +45,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     pub(super) fn flush(&mut self) -> io::Result<bool> {
         for batches in 0..BATCHES_PER_TURN {
             if !self.gather() {
+                self.flush.behind = false;
                 return Ok(batches > 0);
             }
             // SAFETY: copies lie in the scratch, which the next batch uses first; the others stay in place until `sent`, by the contract of
@@ -48,6 +56,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                 self.sent(i);
             }
         }
+        self.flush.behind = true;
         Ok(true)
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -10,7 +10,7 @@ use rustix::net::{
     AddressFamily, SocketFlags, SocketType, acceptfrom_with, bind, getsockname, listen, socket_with, sockopt,
 };
 
-use crate::limits::TICK_MS;
+use crate::limits::{TICK_MS, UNSENT_BYTES_MAX};
 
 /// Connections turned away through the reserve descriptor before the listener rests until the next tick.
 const TURNED_AWAY_PER_TURN: u32 = 16;
@@ -70,6 +70,7 @@ impl Listener {
         sockopt::set_socket_reuseport(&fd, true)?;
         // Accepted sockets inherit it.
         sockopt::set_tcp_nodelay(&fd, true)?;
+        bound_unsent(&fd)?;
         bind(&fd, &address)?;
         listen(&fd, i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let address = SocketAddr::try_from(getsockname(&fd)?)?;
@@ -151,6 +152,23 @@ impl Listener {
                 Err(e) => return Err(e),
             }
         }
+    }
+}
+
+/// Bounds what the kernel queues for a client beyond what is in flight ([`UNSENT_BYTES_MAX`]), unless the operator has set a lower bound for
+/// the whole system. Else a client that does not read has the kernel keep megabytes for it (`net.ipv4.tcp_wmem`), where no class, mark or
+/// budget reaches them.
+fn bound_unsent(fd: &OwnedFd) -> io::Result<()> {
+    let system = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_notsent_lowat").ok();
+    if system.and_then(|text| text.trim().parse().ok()).is_some_and(|bytes: u64| bytes <= UNSENT_BYTES_MAX) {
+        return Ok(());
+    }
+    let bytes = UNSENT_BYTES_MAX as libc::c_int;
+    let (value, len) = ((&raw const bytes).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the value is an int of that length, and outlives the call.
+    match unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, value, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

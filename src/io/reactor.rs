@@ -23,8 +23,8 @@ use super::poller::{Interest, Poller, RECEIVE_BATCH, Readiness, Ready, Receive, 
 use super::rows::{Phase, Rows};
 use super::shards::{Command, Shared};
 use crate::ids::{ConnectionId, ShardId};
-use crate::mesh::MeshPort;
 use crate::mesh::handoff::HandoffPort;
+use crate::mesh::{DRAIN_PARCELS, MeshPort};
 use crate::protocol::envelope::Envelope;
 use crate::shard::event::{Action, Event};
 use crate::time::Now;
@@ -36,6 +36,9 @@ pub(super) const LISTENER: Token = Token::source(0);
 const BELL: Token = Token::source(1);
 const ARRIVALS: Token = Token::source(2);
 const TICKER: Token = Token::source(3);
+
+/// Envelopes taken from each neighbour per turn while the flush is behind.
+const DRAIN_BEHIND: usize = 16;
 
 /// What a reactor is made of, besides its poller and its state machine.
 #[derive(Debug)]
@@ -276,6 +279,9 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                     }
                 }
                 Action::HandOver { conn, to, state } => self.begin_move(conn, to, state),
+                Action::Tell(happening) => {
+                    self.counters.happenings_lost += u64::from(!self.shared.tell(self.id, happening));
+                }
                 Action::CommandDone { ticket, outcome } => self.desk.done(ticket, outcome),
                 Action::Probe { ticket, conns } => {
                     let rtts_us = conns.iter().map(|conn| self.rtt_us(*conn)).collect();
@@ -412,10 +418,11 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     }
 
     fn take_envelopes(&mut self) -> bool {
+        let most = if self.flush.behind { DRAIN_BEHIND } else { DRAIN_PARCELS };
         let Reactor { mesh, machine, counters, now, .. } = self;
         let before = counters.envelopes_in;
         let mut panics = 0;
-        let more = mesh.drain(|from, envelope| {
+        let more = mesh.drain(most, |from, envelope| {
             counters.envelopes_in += 1;
             let event = Event::Envelope { from, envelope };
             panics += u64::from(catch_unwind(AssertUnwindSafe(|| machine.handle(event, *now))).is_err());

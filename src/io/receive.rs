@@ -14,6 +14,8 @@ use crate::shard::event::Event;
 
 /// Batches of receives in one turn: then what they caused is flushed.
 const BATCHES_PER_TURN: usize = 4;
+/// Receives in one turn while the flush is behind.
+const RECEIVES_BEHIND: usize = 32;
 
 impl<P: Poller, M: Machine> Reactor<P, M> {
     /// Asks for a receive of this row in the next pass.
@@ -30,8 +32,12 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     /// Receives from those that are readable, a bounded number, and feeds what came.
     pub(super) fn receive(&mut self) -> io::Result<bool> {
         let busy = !self.readable.is_empty();
-        for _ in 0..BATCHES_PER_TURN {
-            self.choose_receives();
+        let (batches, most) = match self.flush.behind {
+            true => (1, RECEIVES_BEHIND),
+            false => (BATCHES_PER_TURN, RECEIVE_BATCH),
+        };
+        for _ in 0..batches {
+            self.choose_receives(most);
             if self.receives.is_empty() {
                 break;
             }
@@ -44,10 +50,10 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     }
 
     /// Takes the next rows from the queue; each is in it once.
-    fn choose_receives(&mut self) {
+    fn choose_receives(&mut self, most: usize) {
         self.receives.clear();
         self.receiving.clear();
-        while self.receives.len() < RECEIVE_BATCH {
+        while self.receives.len() < most {
             let Some(slot) = self.readable.pop_front() else { return };
             let Some(row) = self.rows.get_mut(slot) else { continue };
             // An entry that is older than the row's present use finds the mark gone, or serves for it.

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::ceiling::Ceiling;
@@ -26,7 +27,9 @@ use super::reactor::{Parts, Reactor};
 use super::runtime::{DriverKind, Runtime};
 use super::{fd_table, process};
 use crate::ids::ShardId;
+use crate::limits::HAPPENINGS_BYTES_MAX;
 use crate::mesh::{self, Bells, handoff};
+use crate::protocol::happening::Happening;
 use crate::settings::Settings;
 use crate::time::Now;
 
@@ -72,6 +75,8 @@ pub struct Plan {
 pub struct Beside {
     /// Where it listens. Port 0 takes a free one.
     pub address: SocketAddr,
+    /// Happenings of all shards that may wait for it to take them; 0: it never does.
+    pub happenings: usize,
     /// Makes its task, on the shard's thread.
     pub serve: Arc<ServeBeside>,
 }
@@ -156,9 +161,49 @@ pub struct Shared {
     control: OwnedFd,
     ready: AtomicBool,
     draining: AtomicBool,
+    /// One queue per shard: what one user does stays in order. Empty: nobody listens.
+    happenings: Box<[ArrayQueue<Box<Happening>>]>,
+    happening_bytes: CachePadded<AtomicUsize>,
 }
 
 impl Shared {
+    /// Leaves a happening for whoever tells the services; `false`: there is no room.
+    pub(super) fn tell(&self, shard: ShardId, happening: Box<Happening>) -> bool {
+        let Some(queue) = self.happenings.get(shard.index()) else { return false };
+        let bytes = happening.bytes();
+        let fits = self.happening_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= HAPPENINGS_BYTES_MAX;
+        let told = fits && queue.push(happening).is_ok();
+        if !told {
+            self.happening_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        told
+    }
+
+    /// Takes up to `max` happenings, some of each shard.
+    pub fn take_happenings(&self, max: usize) -> Vec<Box<Happening>> {
+        let mut taken = Vec::new();
+        loop {
+            let before = taken.len();
+            for queue in &self.happenings {
+                if taken.len() == max {
+                    return taken;
+                }
+                if let Some(happening) = queue.pop() {
+                    self.happening_bytes.fetch_sub(happening.bytes(), Ordering::Relaxed);
+                    taken.push(happening);
+                }
+            }
+            if taken.len() == before {
+                return taken;
+            }
+        }
+    }
+
+    /// Happenings that wait.
+    pub fn happenings_waiting(&self) -> usize {
+        self.happenings.iter().map(ArrayQueue::len).sum()
+    }
+
     /// Whether the node has started: clients are accepted, and whoever waits for that has been told.
     pub fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
@@ -242,6 +287,7 @@ impl Shards {
         let handoffs = handoff::build(count).map_err(StartError::Mesh)?.into_ports();
         let control =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| StartError::Mesh(e.into()))?;
+        let room = beside.map_or(0, |beside| beside.happenings.div_ceil(count.max(1)));
         let shared = Arc::new(Shared {
             ceiling: Ceiling::new(plan.connections),
             statuses: (0..count).map(|_| Status::new(M::figures_len())).collect(),
@@ -249,6 +295,8 @@ impl Shards {
             control,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            happenings: (0..if room > 0 { count } else { 0 }).map(|_| ArrayQueue::new(room)).collect(),
+            happening_bytes: CachePadded::default(),
         });
         let commands: Vec<_> = (0..count).map(|_| Arc::new(ArrayQueue::new(COMMANDS_MAX))).collect();
         let make = Arc::new(make);

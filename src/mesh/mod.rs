@@ -25,8 +25,8 @@ use queue::Pair;
 const INBOX_PARCELS: usize = 16 * 1024;
 /// The smallest queue of a pair, however many shards there are.
 const QUEUE_PARCELS_MIN: usize = 64;
-/// Parcels taken from one pair per call of [`MeshPort::drain`], so that no neighbour starves the others or the clients.
-const DRAIN_PARCELS: usize = 256;
+/// Parcels to take from one pair per call of [`MeshPort::drain`], so that no neighbour starves the others or the clients.
+pub const DRAIN_PARCELS: usize = 256;
 
 /// What can travel on the mesh.
 pub trait Parcel {
@@ -140,13 +140,13 @@ impl<E: Parcel> MeshPort<E> {
         self.rings += u64::from(self.shared.bells.ring(to));
     }
 
-    /// Takes what the neighbours have sent, a bounded number from each, and rings those who waited for room. Says whether there is more.
-    pub fn drain(&mut self, mut take: impl FnMut(ShardId, E)) -> bool {
+    /// Takes what the neighbours have sent, at most so many from each, and rings those who waited for room. Says whether there is more.
+    pub fn drain(&mut self, most: usize, mut take: impl FnMut(ShardId, E)) -> bool {
         let mut more = false;
         for i in 0..self.shared.shards {
             let from = (self.first + i) % self.shared.shards;
             let Some(pair) = self.shared.pair(from, self.id.index()) else { continue };
-            more |= pair.drain(DRAIN_PARCELS, |parcel| take(ShardId(from as u16), parcel));
+            more |= pair.drain(most, |parcel| take(ShardId(from as u16), parcel));
         }
         self.first = (self.first + 1) % self.shared.shards;
         self.ring_waiting();
@@ -233,7 +233,7 @@ mod tests {
         a_port.push(b, (0, 1000)).unwrap();
         assert!(!a_port.has_room(b, 1));
         let mut got = Vec::new();
-        assert!(!b_port.drain(|from, parcel| got.push((from, parcel))));
+        assert!(!b_port.drain(DRAIN_PARCELS, |from, parcel| got.push((from, parcel))));
         assert_eq!(got, [(a, (0, 1000))]);
         for i in 0..4 {
             assert!(a_port.has_room(b, 10));
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(a_port.rings(), 0);
         assert!(!b_port.sleep(|| false), "something waits: no sleep");
         let mut b_port = b_port;
-        b_port.drain(|_, _| {});
+        b_port.drain(DRAIN_PARCELS, |_, _| {});
         assert!(!b_port.sleep(|| true), "the caller sees something: no sleep");
         assert!(b_port.sleep(|| false));
         assert!(!rung(&b_port, Duration::ZERO));
@@ -276,7 +276,7 @@ mod tests {
             let mut next = 0;
             while next < PARCELS {
                 assert!(Instant::now() < deadline, "stuck at {next}");
-                b_port.drain(|_, (n, _)| {
+                b_port.drain(DRAIN_PARCELS, |_, (n, _)| {
                     assert_eq!(n, next, "order");
                     next += 1;
                 });

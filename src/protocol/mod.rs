@@ -9,6 +9,7 @@ pub mod command;
 pub mod envelope;
 mod fields;
 pub mod filter;
+pub mod happening;
 pub mod name;
 pub mod permission;
 pub mod reply;

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::config::Config;
 use crate::ids::{ConnectionId, ShardId};
+use crate::shard::blocks::Blocks;
 use crate::shard::counters::{Counters, Distributions, DropReason};
 use crate::shard::event::Action;
 use crate::shard::frames::Deflaters;
@@ -19,6 +20,8 @@ use crate::time::Now;
 /// A deadline that never comes.
 pub(super) const NEVER: u32 = u32::MAX;
 
+/// Every so many-th connection to be flushed is one of the bulk, however many others there are.
+const BULK_SHARE: u32 = 4;
 /// Outboxes asked for their oldest message per tick.
 const AGED_PER_TICK: usize = 1024;
 
@@ -26,11 +29,14 @@ const AGED_PER_TICK: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Connections {
     pub(super) shard: ShardId,
-    rows: Vec<Row>,
+    rows: Blocks<Row>,
     /// Tenths of a second since the shard's start at which the row wants to be looked at.
     deadlines: Vec<u32>,
     pub(super) outboxes: Outboxes,
+    /// To be flushed: first those whom a message was meant for, then those who get what very many get.
     dirty: VecDeque<ConnectionId>,
+    bulk: VecDeque<ConnectionId>,
+    picks: u32,
     pub(super) actions: VecDeque<Action>,
     /// Connections whose outbox ran over while something was being delivered; closed when that is done.
     pub(super) overflowed: Vec<u32>,
@@ -41,12 +47,16 @@ pub(super) struct Connections {
     pub(super) limits: OutboxLimits,
     /// The marks as configured.
     pub(super) limits_configured: OutboxLimits,
-    /// What each connection holds, frames in full.
+    /// What each connection has a part in that the shard is short of memory: what it does not take and does not finish.
     pub(super) weights: Weights,
     /// What the queued frames take up, each once.
     pub(super) stored: Stored,
     /// Bytes queued, over all outboxes.
     pub(super) queued_bytes: u64,
+    /// Bytes of their rings.
+    pub(super) ring_bytes: u64,
+    /// Bytes held by rows for what is incomplete.
+    partial_bytes: u64,
     states: [u32; State::COUNT],
     throttled: u32,
     paused_by_pressure: u32,
@@ -67,10 +77,12 @@ impl Connections {
     pub(super) fn new(shard: ShardId, config: &Config, now: Now) -> Self {
         let mut made = Connections {
             shard,
-            rows: Vec::new(),
+            rows: Blocks::default(),
             deadlines: Vec::new(),
             outboxes: Outboxes::default(),
             dirty: VecDeque::new(),
+            bulk: VecDeque::new(),
+            picks: 0,
             actions: VecDeque::new(),
             overflowed: Vec::new(),
             counters: Counters::default(),
@@ -81,6 +93,8 @@ impl Connections {
             weights: Weights::default(),
             stored: Stored::default(),
             queued_bytes: 0,
+            ring_bytes: 0,
+            partial_bytes: 0,
             states: [0; State::COUNT],
             throttled: 0,
             paused_by_pressure: 0,
@@ -118,32 +132,34 @@ impl Connections {
     /// Puts a connection into its row.
     pub(super) fn insert(&mut self, conn: ConnectionId, row: Row) {
         let slot = conn.slot as usize;
-        if slot >= self.rows.len() {
-            self.rows.resize_with(slot + 1, Row::vacant);
+        self.rows.reach(conn.slot, Row::vacant);
+        if slot >= self.deadlines.len() {
             self.deadlines.resize(slot + 1, NEVER);
         }
-        debug_assert_eq!(self.rows[slot].state, State::Vacant, "the driver hands out free rows");
+        debug_assert_eq!(self.rows[conn.slot].state, State::Vacant, "the driver hands out free rows");
         self.states[row.state as usize] += 1;
-        self.rows[slot] = row;
+        self.rows[conn.slot] = row;
         self.reweigh(conn.slot);
     }
 
     /// Moves a connection on in its life.
     pub(super) fn set_state(&mut self, slot: u32, state: State) {
-        let before = std::mem::replace(&mut self.rows[slot as usize].state, state);
+        let before = std::mem::replace(&mut self.rows[slot].state, state);
         self.states[before as usize] -= 1;
         self.states[state as usize] += 1;
     }
 
     /// Empties a row. The driver's socket is untouched.
     pub(super) fn remove(&mut self, slot: u32) -> Row {
-        let row = std::mem::replace(&mut self.rows[slot as usize], Row::vacant());
+        let row = std::mem::replace(&mut self.rows[slot], Row::vacant());
         if row.outbox != NONE {
             let outbox = self.outboxes.get(row.outbox);
             self.queued_bytes -= outbox.bytes() as u64;
+            self.ring_bytes -= outbox.capacity_bytes() as u64;
             self.counters.drop_messages(DropReason::Closed, outbox.queued());
             self.outboxes.release(row.outbox);
         }
+        self.partial_bytes -= u64::from(row.partial_bytes);
         self.weights.set(slot, 0);
         self.deadlines[slot as usize] = NEVER;
         self.states[row.state as usize] -= 1;
@@ -153,17 +169,23 @@ impl Connections {
     }
 
     /// Adds up again what a connection holds. Call it after anything that changed that.
+    ///
+    /// What is queued weighs on a connection only once its socket has refused some of it: all others are flushed before this turn ends.
     #[inline]
     pub(super) fn reweigh(&mut self, slot: u32) {
-        let row = &self.rows[slot as usize];
-        let outbox = if row.outbox == NONE { 0 } else { self.outboxes.get(row.outbox).held_bytes() };
-        self.weights.set(slot, outbox + row.held_bytes());
+        let row = &mut self.rows[slot];
+        let partial = row.held_bytes();
+        self.partial_bytes = self.partial_bytes - u64::from(row.partial_bytes) + partial as u64;
+        row.partial_bytes = partial as u32;
+        let stuck = row.blocked && row.outbox != NONE;
+        let stuck = if stuck { self.outboxes.get(row.outbox).held_bytes() } else { 0 };
+        self.weights.set(slot, partial + stuck);
     }
 
     /// Bytes held for all connections, each frame once: what counts against the budget.
     #[inline]
     pub(super) fn held_bytes(&self) -> u64 {
-        self.partial_bytes() + self.stored.bytes() + self.idle_bytes()
+        self.stored.bytes() + self.ring_bytes + self.partial_bytes + self.idle_bytes()
     }
 
     /// Bytes of capacity kept for reuse.
@@ -171,24 +193,19 @@ impl Connections {
         (self.outboxes.idle_bytes() + self.deflaters.held_bytes()) as u64
     }
 
-    /// Bytes held besides frames.
-    fn partial_bytes(&self) -> u64 {
-        self.weights.total().saturating_sub(self.queued_bytes)
-    }
-
     /// The row of a connection that is still the one meant.
     pub(super) fn find(&self, conn: ConnectionId) -> Option<u32> {
-        let row = self.rows.get(conn.slot as usize)?;
+        let row = self.rows.get(conn.slot)?;
         (conn.shard == self.shard && row.generation == conn.generation && row.state != State::Vacant)
             .then_some(conn.slot)
     }
 
     pub(super) fn row(&self, slot: u32) -> &Row {
-        &self.rows[slot as usize]
+        &self.rows[slot]
     }
 
     pub(super) fn row_mut(&mut self, slot: u32) -> &mut Row {
-        &mut self.rows[slot as usize]
+        &mut self.rows[slot]
     }
 
     pub(super) fn id(&self, slot: u32) -> ConnectionId {
@@ -197,14 +214,13 @@ impl Connections {
 
     /// Every row in use.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> + use<> {
-        let used: Vec<u32> =
-            (0..self.rows.len() as u32).filter(|s| self.rows[*s as usize].state != State::Vacant).collect();
+        let used: Vec<u32> = (0..self.rows.len()).filter(|s| self.rows[*s].state != State::Vacant).collect();
         used.into_iter()
     }
 
     /// Rows, free ones included.
     pub(super) fn capacity(&self) -> u32 {
-        self.rows.len() as u32
+        self.rows.len()
     }
 
     pub(super) fn set_deadline(&mut self, slot: u32, at_ds: u32) {
@@ -224,7 +240,7 @@ impl Connections {
 
     pub(super) fn pause(&mut self, slot: u32, why: Paused) {
         let conn = self.id(slot);
-        let row = &mut self.rows[slot as usize];
+        let row = &mut self.rows[slot];
         if row.paused.contains(why) {
             return;
         }
@@ -238,7 +254,7 @@ impl Connections {
 
     pub(super) fn resume(&mut self, slot: u32, why: Paused, now: Now) {
         let (conn, now_ds) = (self.id(slot), self.ds(now));
-        let row = &mut self.rows[slot as usize];
+        let row = &mut self.rows[slot];
         if !row.paused.contains(why) {
             return;
         }
@@ -259,29 +275,51 @@ impl Connections {
         (handle != NONE).then(|| self.outboxes.get(handle))
     }
 
-    /// Puts a connection on the dirty list, unless it is there or waits for its socket.
+    /// Puts a connection on the list to flush, unless it is there or waits for its socket.
     pub(super) fn mark_dirty(&mut self, slot: u32) {
         let conn = self.id(slot);
         let row = self.row_mut(slot);
-        if !row.dirty && !row.blocked {
-            row.dirty = true;
+        if (!row.dirty || row.bulk) && !row.blocked {
+            // What it leaves behind in the other list finds the mark gone.
+            (row.dirty, row.bulk) = (true, false);
             self.dirty.push_back(conn);
+        }
+    }
+
+    /// The socket of a connection takes bytes again.
+    pub(super) fn unblock(&mut self, slot: u32) {
+        self.rows[slot].blocked = false;
+        self.reweigh(slot);
+        self.mark_dirty(slot);
+    }
+
+    /// As [`Connections::mark_dirty`], but for one of very many: they do not keep the others waiting.
+    pub(super) fn mark_bulk(&mut self, slot: u32) {
+        let conn = self.id(slot);
+        let row = self.row_mut(slot);
+        if !row.dirty && !row.blocked {
+            (row.dirty, row.bulk) = (true, true);
+            self.bulk.push_back(conn);
         }
     }
 
     /// The next connection to flush.
     pub(super) fn next_dirty(&mut self) -> Option<ConnectionId> {
-        while let Some(conn) = self.dirty.pop_front() {
-            if let Some(slot) = self.find(conn) {
-                self.row_mut(slot).dirty = false;
+        loop {
+            self.picks = self.picks.wrapping_add(1);
+            let bulk = self.dirty.is_empty() || self.picks.is_multiple_of(BULK_SHARE) && !self.bulk.is_empty();
+            let conn = if bulk { self.bulk.pop_front()? } else { self.dirty.pop_front()? };
+            let Some(slot) = self.find(conn) else { continue };
+            let row = self.row_mut(slot);
+            if row.dirty && row.bulk == bulk {
+                (row.dirty, row.bulk) = (false, false);
                 return Some(conn);
             }
         }
-        None
     }
 
     pub(super) fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || !self.bulk.is_empty()
     }
 
     /// Goes on looking for the oldest queued message.
@@ -310,7 +348,8 @@ impl Connections {
             outboxes: self.outboxes.leased() as u32,
             queued_bytes: self.queued_bytes,
             stored_bytes: self.stored.bytes(),
-            partial_bytes: self.partial_bytes(),
+            ring_bytes: self.ring_bytes,
+            partial_bytes: self.partial_bytes,
             idle_bytes: self.idle_bytes(),
             held_bytes: self.held_bytes(),
             oldest_queued_ms: u64::from(self.oldest.age_ms.max(self.oldest.age_before_ms)),

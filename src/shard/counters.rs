@@ -142,7 +142,7 @@ counters! {
     pressure_closes,
     /// Requests answered by an error.
     request_errors,
-    /// Messages refused because their sender was over its rate.
+    /// Messages refused and pings left unanswered because their sender was over its rate.
     rate_limited,
     /// Heartbeat pings sent.
     pings_sent,

@@ -28,12 +28,14 @@ pub(super) struct Manner {
     pub(super) key: Option<u64>,
     pub(super) source: Source,
     pub(super) accepted: Accepted,
+    /// It goes to very many: whoever else has something to send goes first.
+    pub(super) bulk: bool,
 }
 
 impl Manner {
     /// For what the gateway itself says: kept, in order.
     pub(super) const PLAIN: Manner =
-        Manner { class: Class::Normal, key: None, source: Source::None, accepted: Accepted::UNMEASURED };
+        Manner { class: Class::Normal, key: None, source: Source::None, accepted: Accepted::UNMEASURED, bulk: false };
 }
 
 /// What a send has changed.
@@ -107,7 +109,11 @@ impl Connections {
             self.counters.messages_pushed += 1;
             self.row_mut(slot).sent_messages += 1;
         }
-        self.mark_dirty(slot);
+        if manner.bulk {
+            self.mark_bulk(slot)
+        } else {
+            self.mark_dirty(slot)
+        }
         accepted
     }
 
@@ -146,11 +152,13 @@ impl Connections {
         if handle == NONE {
             handle = self.outboxes.lease();
             self.row_mut(slot).outbox = handle;
+            self.ring_bytes += self.outboxes.get(handle).capacity_bytes() as u64;
         }
         let outbox = self.outboxes.get_mut(handle);
-        let before = outbox.bytes() as u64;
+        let (bytes, ring) = (outbox.bytes() as u64, outbox.capacity_bytes() as u64);
         let result = change(outbox);
-        self.queued_bytes = self.queued_bytes - before + outbox.bytes() as u64;
+        self.queued_bytes = self.queued_bytes - bytes + outbox.bytes() as u64;
+        self.ring_bytes = self.ring_bytes - ring + outbox.capacity_bytes() as u64;
         self.reweigh(slot);
         result
     }
@@ -175,8 +183,9 @@ impl Connections {
         if handle == NONE {
             return Flushed { empty: true, ..Flushed::default() };
         }
-        let Connections { outboxes, counters, distributions, queued_bytes, limits, .. } = self;
+        let Connections { outboxes, counters, distributions, queued_bytes, ring_bytes, limits, .. } = self;
         let outbox = outboxes.get_mut(handle);
+        let ring = outbox.capacity_bytes() as u64;
         let advance = outbox.advance_each(bytes, |item| {
             counters.messages_delivered += u64::from(item.messages);
             if let Some(us) = item.accepted.latency_us(item.queued_ms, now) {
@@ -184,6 +193,7 @@ impl Connections {
             }
         });
         *queued_bytes -= bytes as u64;
+        *ring_bytes = *ring_bytes - ring + outbox.capacity_bytes() as u64;
         counters.bytes_sent += bytes as u64;
         counters.frames_sent += u64::from(advance.frames);
         if advance.frames > 0 {
@@ -193,7 +203,7 @@ impl Connections {
         let has_gaps = caught_up && outbox.has_gaps();
         self.reweigh(slot);
         if !advance.empty {
-            self.mark_dirty(slot);
+            self.mark_bulk(slot);
         }
         Flushed { empty: advance.empty, flows_again: advance.now_flowing, has_gaps }
     }
@@ -202,6 +212,7 @@ impl Connections {
     pub(super) fn release_outbox(&mut self, slot: u32) -> bool {
         let handle = self.row(slot).outbox;
         if handle != NONE && self.outboxes.get(handle).is_empty() && !self.outboxes.get(handle).has_gaps() {
+            self.ring_bytes -= self.outboxes.get(handle).capacity_bytes() as u64;
             self.outboxes.release(handle);
             self.row_mut(slot).outbox = NONE;
             self.reweigh(slot);

@@ -17,6 +17,7 @@ use crate::auth::Claims;
 use crate::ids::{ConnectionId, ShardId};
 use crate::protocol::command::{Command, Outcome};
 use crate::protocol::envelope::Envelope;
+use crate::protocol::happening::Happening;
 use crate::settings::Settings;
 use crate::ws::deflate::DeflateParams;
 
@@ -130,6 +131,8 @@ pub enum Action {
         /// What came of it.
         outcome: Box<Outcome>,
     },
+    /// Tell the services (`[hooks]`). May be lost, where there is no room for it any more.
+    Tell(Box<Happening>),
     /// Look up the round trips that TCP measures (TCP_INFO), and answer with [`Event::Probed`].
     Probe {
         /// The number of the question.

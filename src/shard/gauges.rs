@@ -27,18 +27,20 @@ pub struct Gauges {
     pub queued_bytes: u64,
     /// Bytes that the queued frames take up: each counts once.
     pub stored_bytes: u64,
-    /// Bytes of incomplete messages, request heads, filters and compression contexts, and of the rings of outboxes.
+    /// Bytes of the rings of outboxes.
+    pub ring_bytes: u64,
+    /// Bytes of incomplete messages, request heads, filters and compression contexts.
     pub partial_bytes: u64,
     /// Bytes of capacity that is kept for reuse.
     pub idle_bytes: u64,
-    /// All of it that counts against the budget: stored, partial and idle.
+    /// All of it that counts against the budget: stored, rings, partial and idle.
     pub held_bytes: u64,
     /// The bound `outbox.shard_budget`; 0 is none.
     pub budget_bytes: u64,
     /// Where the shard is on the ladder.
     pub pressure: Level,
     /// Milliseconds for which the oldest queued message has been waiting: as of the last round of looking, which takes a tick for every
-    /// thousand outboxes in use.
+    /// thousand outboxes that were in use at once.
     pub oldest_queued_ms: u64,
 }
 

@@ -112,9 +112,7 @@ impl Shard {
             (Incoming::Close(close), _) => self.peer_closes(slot, close.map(|(code, _)| code), now),
             // Our close frame is on its way: only the peer's answer still counts (RFC 6455, section 1.4).
             (_, State::Closing) | (Incoming::Pong(_), _) => {}
-            (Incoming::Ping(payload), _) => {
-                self.connections.push_control(slot, server_frame(Opcode::Pong, payload));
-            }
+            (Incoming::Ping(payload), state) => self.ping(slot, state, payload, now),
             (Incoming::Text(text), State::Echo) => self.echo(slot, Opcode::Text, text.as_bytes(), now),
             (Incoming::Binary(bytes), State::Echo) => self.echo(slot, Opcode::Binary, bytes, now),
             (Incoming::Binary(_), _) => {
@@ -123,6 +121,18 @@ impl Shard {
             }
             (Incoming::Text(text), _) => self.text(slot, text, now),
         }
+    }
+
+    /// A ping is answered, within the rate of messages: else it would be the one thing that anybody may ask for without bound.
+    fn ping(&mut self, slot: u32, state: State, payload: &[u8], now: Now) {
+        if state != State::Echo && self.admit(slot, payload.len(), now).is_err() {
+            self.connections.counters.rate_limited += 1;
+            if self.connections.row(slot).rate.keeps_on(&self.rates()) {
+                self.close(slot, CloseReason::RateLimited, CloseReason::RateLimited.text(), now);
+            }
+            return;
+        }
+        self.connections.push_control(slot, server_frame(Opcode::Pong, payload));
     }
 
     fn echo(&mut self, slot: u32, opcode: Opcode, payload: &[u8], now: Now) {

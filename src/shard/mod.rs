@@ -17,6 +17,7 @@ use crate::time::Now;
 use crate::ws::deflate::Inflater;
 use crate::ws::message::{Decoder, DecoderConfig};
 
+mod blocks;
 mod commands;
 mod connections;
 pub mod counters;
@@ -44,6 +45,7 @@ mod routing;
 mod row;
 mod search;
 mod session;
+mod telling;
 mod topics;
 mod users;
 mod weights;
@@ -185,8 +187,7 @@ impl Shard {
             }
             Event::Writable { conn } => {
                 if let Some(slot) = self.connections.find(conn) {
-                    self.connections.row_mut(slot).blocked = false;
-                    self.connections.mark_dirty(slot);
+                    self.connections.unblock(slot);
                 }
             }
             Event::Adopted { conn, state } => self.adopted(conn, state, now),

@@ -76,6 +76,7 @@ impl Shard {
             let gauges = self.gauges();
             let (shard, held, budget) = (self.id.0, gauges.held_bytes, gauges.budget_bytes);
             let (queued, stored, partial) = (gauges.queued_bytes, gauges.stored_bytes, gauges.partial_bytes);
+            let rings = gauges.ring_bytes;
             match to {
                 Level::Calm => tracing::info!(shard, held, budget, "enough memory again"),
                 _ => tracing::warn!(
@@ -86,6 +87,7 @@ impl Shard {
                     budget,
                     queued,
                     stored,
+                    rings,
                     partial,
                     "short of memory (outbox.shard_budget)"
                 ),
@@ -131,13 +133,15 @@ impl Shard {
         }
     }
 
-    /// Those who hold most are not read from: what they would still send or ask for would only add to it.
+    /// Those who take least of what they get are not read from: what they would still ask for would only add to it. Whoever is in the
+    /// middle of a message is: the end of it frees more.
     fn pause_heaviest(&mut self, now: Now) {
         let connections = &mut self.connections;
-        let now_ds = connections.ds(now);
+        let (now_ds, mean) = (connections.ds(now), connections.weights.mean());
         let may_pause = |slot: &u32| {
             let row = connections.row(*slot);
-            matches!(row.state, State::Active | State::Echo) && !row.is_behind()
+            let heavy = u64::from(connections.weights.of(*slot)) >= mean && row.blocked && row.decoder.is_none();
+            heavy && matches!(row.state, State::Active | State::Echo) && !row.is_behind()
         };
         let heaviest: Vec<u32> =
             connections.weights.heavy().take(LOOKED_AT_MAX).filter(may_pause).take(TREATED_MAX).collect();

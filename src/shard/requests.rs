@@ -132,7 +132,9 @@ impl Shard {
         now: Now,
     ) -> (envelope::Publication, MessageId) {
         let from = self.users.get(self.connections.row(slot).user).name.clone();
-        self.encode(Some(&from), to, publication, now)
+        let (encoded, message_id) = self.encode(Some(&from), to, publication, now);
+        self.tell_message(slot, message_id, to, publication, now);
+        (encoded, message_id)
     }
 
     /// Encodes a message as its receivers will see it, once for all of them. `from` is the user who sends it; `None`: a service.
@@ -244,6 +246,9 @@ impl Shard {
         if held > 0 {
             self.connections.reweigh(slot);
         }
+        if first {
+            self.tell_membership(slot, topic, name, true, now);
+        }
         let reply = self.reply_to(slot, id);
         let home = self.settings.homes.topic(topic, name);
         self.route(slot, home, Envelope::Enter { topic, name: name.into(), first_of_user, reply }, now);
@@ -293,6 +298,9 @@ impl Shard {
         let last = !self.user_is_in(slot, topic, &name);
         let user = self.connections.row(slot).user;
         let last_of_user = last.then(|| Box::from(self.users.get(user).name.as_ref()));
+        if last {
+            self.tell_membership(slot, topic, &name, false, now);
+        }
         let reply = self.reply_to(slot, id);
         let home = self.settings.homes.topic(topic, &name);
         let envelope = Envelope::Leave { topic, name: Box::from(name.as_ref()), last_of_user, reply };

@@ -16,6 +16,9 @@ use crate::shard::row::{Paused, State};
 use crate::time::Now;
 use crate::ws::frame::{Opcode, server_frame_with};
 
+/// Members of a topic on one shard from which on its messages are flushed after those of others.
+const BULK_MEMBERS_MIN: usize = 512;
+
 impl Shard {
     /// Takes an envelope, from another shard or from this one itself.
     pub(super) fn receive(&mut self, from: ShardId, envelope: Envelope, now: Now) {
@@ -107,7 +110,7 @@ impl Shard {
         let Some(index) = self.users.find(user) else { return Status::Offline };
         let Publication { frame, class, key, accepted_us, .. } = publication;
         let mut frame = Shared::new(frame);
-        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now) };
+        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now), bulk: false };
         let mut accepted = false;
         for &slot in &self.users.get(index).connections {
             accepted |= self.connections.push(slot, &mut frame, manner, now);
@@ -169,7 +172,8 @@ impl Shard {
             Topic::Room => Source::Room(index),
             Topic::Channel => Source::Channel(index),
         };
-        let manner = Manner { class, key, source, accepted: accepted_at(accepted_us, now) };
+        let bulk = self.topics.get(index).members.len() >= BULK_MEMBERS_MIN;
+        let manner = Manner { class, key, source, accepted: accepted_at(accepted_us, now), bulk };
         let except_slot = except.and_then(|conn| self.connections.find(conn));
         let except_user = except_user.and_then(|user| self.users.find(user));
         let no_tags = Tags::default();
@@ -189,7 +193,7 @@ impl Shard {
     pub(super) fn deliver_to_all(&mut self, publication: Publication, now: Now) -> Tally {
         let Publication { frame, class, key, accepted_us, .. } = publication;
         let mut frame = Shared::new(frame);
-        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now) };
+        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now), bulk: true };
         let mut tally = Tally::default();
         for slot in 0..self.connections.capacity() {
             if self.connections.row(slot).state == State::Active {

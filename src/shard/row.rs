@@ -157,8 +157,10 @@ pub(super) struct Row {
     pub(super) paused: Paused,
     /// Why it is closing.
     pub(super) reason: CloseReason,
-    /// In the list of connections to flush.
+    /// In a list of connections to flush.
     pub(super) dirty: bool,
+    /// In the list of those that come second.
+    pub(super) bulk: bool,
     /// The kernel took less than it was offered: wait until it is writable.
     pub(super) blocked: bool,
     /// The client asked for `batch` messages.
@@ -187,6 +189,8 @@ pub(super) struct Row {
     pub(super) throttled_ds: u32,
     /// Bytes that the filters of its subscriptions take up.
     pub(super) filter_bytes: u32,
+    /// [`Row::held_bytes`] as of the last time it was added up.
+    pub(super) partial_bytes: u32,
     pub(super) port: u16,
     pub(super) deflate: Option<DeflateParams>,
     pub(super) ip: IpAddr,
@@ -215,6 +219,7 @@ impl Row {
             paused: Paused::default(),
             reason: CloseReason::PeerGone,
             dirty: false,
+            bulk: false,
             blocked: false,
             batch: false,
             protocol_named: false,
@@ -229,6 +234,7 @@ impl Row {
             last_message_ds: 0,
             throttled_ds: 0,
             filter_bytes: 0,
+            partial_bytes: 0,
             port: 0,
             deflate: None,
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -195,6 +195,7 @@ impl Shard {
         self.bound_connections(user, now);
         self.welcome(slot, now);
         self.answer_ok(slot, id.as_ref(), &OkFields::default(), now);
+        self.tell_connect(slot, now);
         self.join_claimed(slot, &claims.rooms, now);
         self.drain_newcomer(slot, now);
     }
@@ -361,6 +362,7 @@ impl Shard {
         self.connections.counters.closed(reason);
         if user != NONE {
             self.leave_all_topics(slot, now);
+            self.tell_disconnect(slot, reason, now);
             self.users.remove(user, slot);
         }
         let row = self.connections.row_mut(slot);

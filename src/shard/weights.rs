@@ -1,4 +1,4 @@
-//! Which connections hold most: the weight of every row, their sum, and the heavy ones by powers of two.
+//! Which connections hold most: the weight of every row, and the heavy ones by powers of two.
 //!
 //! Kept up to date by whoever changes what a connection holds, so that a shard that runs out of memory finds the worst at once. A row that
 //! is light, as nearly all are at any time, costs a compare and an addition per change; only who crosses a power of two moves between lists.
@@ -16,7 +16,8 @@ pub(super) struct Weights {
     rows: Vec<Entry>,
     /// Rows of at least 4 KiB, of at least 8, and so on.
     classes: [Vec<u32>; CLASSES],
-    total: u64,
+    /// The sum of those.
+    heavy_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,16 +44,21 @@ impl Weights {
         if before == weight {
             return;
         }
-        self.total = self.total - u64::from(before) + u64::from(weight);
         let (from, to) = (class_of(before), class_of(weight));
+        if from == 0 && to == 0 {
+            return;
+        }
+        let heavy = |weight: u32, class: usize| if class == 0 { 0 } else { u64::from(weight) };
+        self.heavy_bytes = self.heavy_bytes - heavy(before, from) + heavy(weight, to);
         if from != to {
             self.reclassify(slot, from, to);
         }
     }
 
-    /// Bytes that all rows hold together.
-    pub(super) fn total(&self) -> u64 {
-        self.total
+    /// Bytes that a row holds which is not light, on average.
+    pub(super) fn mean(&self) -> u64 {
+        let heavy: usize = self.classes.iter().map(Vec::len).sum();
+        self.heavy_bytes / (heavy as u64).max(1)
     }
 
     /// Bytes that a row holds.
@@ -127,13 +133,14 @@ mod tests {
                 weights.set(slot, weight as usize);
                 naive.insert(slot, weight);
                 prop_assert_eq!(weights.of(slot), weight);
-                prop_assert_eq!(weights.total(), naive.values().map(|w| u64::from(*w)).sum::<u64>());
                 let heavy: Vec<u32> = weights.heavy().collect();
                 prop_assert!(heavy.windows(2).all(|pair| class_of(naive[&pair[0]]) >= class_of(naive[&pair[1]])));
                 let mut sorted = heavy.clone();
                 sorted.sort_unstable();
                 let expect: Vec<u32> = naive.iter().filter(|(_, w)| **w >= 1 << LIGHT_BITS).map(|(s, _)| *s).collect();
-                prop_assert_eq!(sorted, expect);
+                prop_assert_eq!(&sorted, &expect);
+                let sum: u64 = expect.iter().map(|slot| u64::from(naive[slot])).sum();
+                prop_assert_eq!(weights.mean(), sum / (expect.len() as u64).max(1));
                 let max = naive.values().copied().max().filter(|w| *w >= 1 << LIGHT_BITS);
                 prop_assert_eq!(weights.heaviest().map(|slot| naive[&slot]), max);
             }

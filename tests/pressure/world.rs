@@ -208,7 +208,9 @@ impl World {
     fn act(&mut self) {
         while let Some(action) = self.shard.next_action() {
             match action {
-                Action::CommandDone { .. } | Action::Probe { .. } => unreachable!("nobody asks for anything"),
+                Action::CommandDone { .. } | Action::Probe { .. } | Action::Tell(_) => {
+                    unreachable!("nobody asks for anything")
+                }
                 Action::Close { conn } => {
                     let client = self.client(conn);
                     assert!(client.open, "closed twice");

@@ -322,6 +322,7 @@ impl World {
                     let due = self.turns + self.rng.u64(..=self.faults.delay);
                     self.moving.push(Moving { due, to: to.index(), socket, state });
                 }
+                Action::Tell(_) => unreachable!("nobody listens"),
                 Action::CommandDone { ticket, outcome } => self.hosts[host].answers.push((ticket, *outcome)),
                 Action::Probe { ticket, conns } => {
                     let rtts_us = vec![None; conns.len()];

@@ -8,8 +8,6 @@ use monoio::io::sink::Sink;
 use monoio::io::stream::Stream;
 use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
 use monoio::net::TcpStream;
-use monoio_http::common::body::{Body, StreamHint};
-use monoio_http::common::error::HttpError;
 use monoio_http::common::request::Request;
 use monoio_http::common::response::{Response, ResponseBuilder};
 use monoio_http::h1::codec::decoder::RequestDecoder;
@@ -21,6 +19,7 @@ use crate::admin::answer::Answer;
 use crate::admin::failure::{Code, Failure};
 use crate::admin::guard::{self, Chunks, Framing, Head};
 use crate::admin::routes::{self, Route};
+use crate::admin::whole::Whole;
 use crate::limits::ADMIN_HEAD_BYTES_MAX;
 
 /// Until the next request begins.
@@ -277,20 +276,4 @@ fn head_of(response: &Response<Whole>) -> Vec<u8> {
     }
     head.extend([b"content-length: ", length.as_bytes(), b"\r\n\r\n"].concat());
     head
-}
-
-/// A body that is there.
-struct Whole(Option<Bytes>);
-
-impl Body for Whole {
-    type Data = Bytes;
-    type Error = HttpError;
-
-    async fn next_data(&mut self) -> Option<Result<Bytes, HttpError>> {
-        self.0.take().map(Ok)
-    }
-
-    fn stream_hint(&self) -> StreamHint {
-        StreamHint::Fixed
-    }
 }

@@ -104,6 +104,7 @@ impl Node {
             requests: &self.requests.borrow(),
             probe_ms: &self.pulses.ages_ms(clock::now().mono_ms),
             process: self.process(),
+            hooks: &self.hooks,
         };
         let body = metrics::render(&figures, &self.shared).into();
         Answer { status: 200, content_type: "text/plain; version=0.0.4; charset=utf-8", headers: Vec::new(), body }
