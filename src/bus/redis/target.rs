@@ -75,7 +75,7 @@ impl Target {
         match &self.place {
             Place::Unix(path) => Ok(vec![Address::Unix(path.clone())]),
             Place::Tcp { host, port } => {
-                // A literal IPv6 address comes in brackets from a URL.
+                // A literal IPv6 address may come in brackets from a URL.
                 let host = host.trim_start_matches('[').trim_end_matches(']');
                 let found: Vec<_> = (host, *port).to_socket_addrs()?.map(Address::Tcp).collect();
                 match found.is_empty() {
@@ -115,6 +115,9 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
+            Place::Tcp { host, port } if host.contains(':') && !host.starts_with('[') => {
+                write!(f, "redis://[{host}]:{port}/{}", self.database)
+            }
             Place::Tcp { host, port } => write!(f, "redis://{host}:{port}/{}", self.database),
             Place::Unix(path) => write!(f, "unix://{}?db={}", path.display(), self.database),
         }
