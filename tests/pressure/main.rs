@@ -398,7 +398,7 @@ fn whoever_is_in_a_big_room_asking_is_cheap_and_totals_are_right() {
         assert_eq!(listed.len(), users.min(PRESENCE_USERS_MAX));
         for user in listed {
             let number: usize = user["userId"].as_str().unwrap()[4..].parse().unwrap();
-            assert_eq!(user["connections"], if number % 100 == 0 { 3 } else { 1 }, "{user}");
+            assert_eq!(user["connections"], if number.is_multiple_of(100) { 3 } else { 1 }, "{user}");
         }
         let totals = [&answer["userCount"], &answer["connectionCount"]].map(|total| total.as_u64().unwrap() as usize);
         assert_eq!(

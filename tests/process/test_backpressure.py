@@ -18,6 +18,7 @@ def slow_client(gateway, user, *rooms):
     """A session with a small socket buffer, in these rooms."""
     wire = Wire(gateway, receive_buffer=4096)
     wire.upgrade(f"/ws?user_id={user}")
+    assert json.loads(wire.opcode(TEXT))["type"] == "auth:ok"
     for room in rooms:
         wire.send(frame(TEXT, json.dumps({"type": "join", "roomId": room, "id": room})))
         while json.loads(wire.opcode(TEXT)).get("id") != room:
