@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::auth::{self, NewToken};
 use crate::config::{self, Config, ConfigError, Loaded, Sources};
-use crate::operator::{self, ClientError, TopOptions};
+use crate::operator::{self, ClientError, TopOptions, TraceOptions};
 
 /// The exit code for a command line or configuration that is not right.
 const EXIT_USAGE: u8 = 2;
@@ -40,6 +40,8 @@ enum Command {
     DefaultConfig,
     /// Show a running node in the terminal: totals, rates, shards, the worst connections, the largest rooms
     Top(TopArgs),
+    /// Follow one user's frames on a running node: types, sizes, timing
+    Trace(TraceArgs),
     /// Print a token for a user, signed with the configured auth.hmac_secret (HS256)
     GenToken(TokenArgs),
 }
@@ -133,6 +135,30 @@ struct TopArgs {
     once: bool,
 }
 
+#[derive(Debug, Args)]
+struct TraceArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Whom to follow
+    #[arg(long)]
+    user: String,
+    /// Show what the messages say, too
+    #[arg(long)]
+    content: bool,
+    /// How long: "30s", "5m"; at most "1h"
+    #[arg(long = "for", default_value = "60s", value_name = "DURATION", value_parser = bounded_time)]
+    duration: Duration,
+}
+
+fn bounded_time(text: &str) -> Result<Duration, String> {
+    config::parse_duration_ms(text)
+        .filter(|ms| (1..=3_600_000).contains(ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "expected up to an hour, such as \"30s\" or \"5m\"".to_owned())
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     config::parse_duration_ms(text)
         .filter(|ms| *ms >= 100)
@@ -192,6 +218,7 @@ impl Cli {
             Some(Command::DefaultConfig) => print(&config::default_config()),
             Some(Command::GenToken(token)) => gen_token(outer.source, token),
             Some(Command::Top(args)) => top(outer.source, args),
+            Some(Command::Trace(args)) => trace(outer.source, args),
         };
         Outcome::Done(code)
     }
@@ -253,6 +280,14 @@ fn top(outer: SourceArgs, args: TopArgs) -> ExitCode {
     let TopArgs { source, admin, interval, by, once } = args;
     match admin.find(outer.then(source)) {
         Ok((admin, key)) => looked(operator::top(&TopOptions { admin, key, interval, once, by })),
+        Err(error) => wrong_config(&error),
+    }
+}
+
+fn trace(outer: SourceArgs, args: TraceArgs) -> ExitCode {
+    let TraceArgs { source, admin, user, content, duration } = args;
+    match admin.find(outer.then(source)) {
+        Ok((admin, key)) => looked(operator::trace(&TraceOptions { admin, key, user, content, duration })),
         Err(error) => wrong_config(&error),
     }
 }

@@ -106,7 +106,7 @@ pub const HAPPENINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of a request head on the admin listener; over it: 431.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request body on the admin listener; over it: 413.
-pub const ADMIN_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const ADMIN_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Connections of the admin listener; over it, the one that has been quiet longest makes room.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;
 

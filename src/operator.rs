@@ -4,7 +4,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -13,6 +13,9 @@ mod screen;
 
 pub use client::{Client, ClientError};
 use screen::Screen;
+
+/// Between two questions of a trace.
+const TRACE_STEP: Duration = Duration::from_millis(200);
 
 /// Where to look, and for how long.
 #[derive(Clone, Debug)]
@@ -55,6 +58,46 @@ pub fn top(options: &TopOptions) -> Result<(), ClientError> {
             return Ok(());
         }
         std::thread::sleep(options.interval);
+    }
+}
+
+/// Whom to follow, where, and for how long.
+#[derive(Clone, Debug)]
+pub struct TraceOptions {
+    /// The admin listener.
+    pub admin: SocketAddr,
+    /// Its key, where it asks for one.
+    pub key: Option<String>,
+    /// The user.
+    pub user: String,
+    /// Contents too.
+    pub content: bool,
+    /// How long.
+    pub duration: Duration,
+}
+
+/// Prints what the gateway receives from a user and queues for them, as it happens.
+///
+/// # Errors
+///
+/// The node does not answer, or refuses; or the terminal is gone.
+pub fn trace(options: &TraceOptions) -> Result<(), ClientError> {
+    let mut client = Client::new(options.admin, options.key.clone());
+    let mut out = io::stdout().lock();
+    let end = Instant::now() + options.duration;
+    loop {
+        let seen = client.call("trace", &json!({ "user": options.user, "content": options.content }))?;
+        for event in seen["events"].as_array().into_iter().flatten() {
+            writeln!(out, "{}", screen::traced(event))?;
+        }
+        if let Some(lost @ 1..) = seen["lost"].as_u64() {
+            writeln!(out, "... {lost} more than there was room for")?;
+        }
+        out.flush()?;
+        if Instant::now() >= end {
+            return Ok(());
+        }
+        std::thread::sleep(TRACE_STEP);
     }
 }
 

@@ -83,6 +83,7 @@ pub(super) fn result(outcome: Outcome, node: Node<'_>) -> Result<Value, Failure>
             json!({ "connections": described.collect::<Vec<_>>(), "matched": matched })
         }
         Outcome::Info(shards) => json!({ "shards": shards.iter().map(shard).collect::<Vec<_>>() }),
+        Outcome::Traced(events, lost) => json!({ "events": events, "lost": lost }),
         Outcome::Probed => json!({}),
         Outcome::Busy => return Err(Failure::new(Code::Busy, "too many commands are under way")),
     })

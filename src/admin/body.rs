@@ -33,15 +33,13 @@ pub(super) fn command(verb: &str, body: &str, message_size_max: usize) -> Option
         "presence" => presence(body),
         "connections" => connections(body),
         "info" => info(body),
+        "trace" => trace(body),
         _ => return None,
     })
 }
 
-/// One entry of a batch: a command and the verb that it was given by, or what is wrong with it.
-pub(super) type Entry = (&'static str, Result<Command, Failure>);
-
-/// Reads `{"commands":[{"publish":{..}},..]}`. What is wrong with one command is that one's result.
-pub(super) fn batch(body: &str, message_size_max: usize) -> Result<Vec<Entry>, Failure> {
+/// Takes `{"commands":[{"publish":{..}},..]}` apart, without looking into the commands.
+pub(super) fn batch(body: &str) -> Result<Vec<&RawValue>, Failure> {
     #[derive(Deserialize)]
     struct Batch<'a> {
         #[serde(borrow)]
@@ -52,10 +50,11 @@ pub(super) fn batch(body: &str, message_size_max: usize) -> Result<Vec<Entry>, F
         let text = format!("commands has {} entries; expected at most {API_BATCH_MAX}", batch.commands.len());
         return Err(Failure::new(Code::TooLarge, text));
     }
-    Ok(batch.commands.iter().map(|raw| entry(raw.get(), message_size_max)).collect())
+    Ok(batch.commands)
 }
 
-fn entry(raw: &str, message_size_max: usize) -> Entry {
+/// Reads one command of a batch. What is wrong with it is its own result.
+pub(super) fn entry(raw: &RawValue, message_size_max: usize) -> Result<Command, Failure> {
     #[derive(Deserialize)]
     #[serde(rename_all = "lowercase")]
     enum Tagged<'a> {
@@ -65,13 +64,12 @@ fn entry(raw: &str, message_size_max: usize) -> Entry {
         Leave(#[serde(borrow)] &'a RawValue),
         Presence(#[serde(borrow)] &'a RawValue),
     }
-    match serde_json::from_str(raw) {
-        Ok(Tagged::Publish(body)) => ("publish", publish(body.get(), message_size_max)),
-        Ok(Tagged::Disconnect(body)) => ("disconnect", disconnect(body.get())),
-        Ok(Tagged::Join(body)) => ("join", member(body.get(), true)),
-        Ok(Tagged::Leave(body)) => ("leave", member(body.get(), false)),
-        Ok(Tagged::Presence(body)) => ("presence", presence(body.get())),
-        Err(error) => ("", Err(error.into())),
+    match serde_json::from_str(raw.get())? {
+        Tagged::Publish(body) => publish(body.get(), message_size_max),
+        Tagged::Disconnect(body) => disconnect(body.get()),
+        Tagged::Join(body) => member(body.get(), true),
+        Tagged::Leave(body) => member(body.get(), false),
+        Tagged::Presence(body) => presence(body.get()),
     }
 }
 
@@ -251,6 +249,17 @@ fn connections(body: &str) -> Result<Command, Failure> {
         by,
         limit,
     }))
+}
+
+fn trace(body: &str) -> Result<Command, Failure> {
+    #[derive(Deserialize)]
+    struct Body {
+        user: String,
+        #[serde(default)]
+        content: bool,
+    }
+    let body: Body = serde_json::from_str(body)?;
+    Ok(Command::Trace { user: a_user("user", body.user)?, content: body.content })
 }
 
 fn info(body: &str) -> Result<Command, Failure> {

@@ -1,7 +1,9 @@
 //! What a request on the admin listener asks for. Pure.
 
+use serde_json::value::RawValue;
+
 use super::access::{Caller, Rules};
-use super::body::{self, Entry};
+use super::body;
 use super::failure::{Code, Failure};
 use crate::protocol::command::Command;
 
@@ -20,18 +22,18 @@ pub(super) enum Route<'a> {
 
 /// What the server API is asked to do.
 #[derive(Debug)]
-pub(super) enum Call {
+pub(super) enum Call<'a> {
     /// One command.
     One(Command),
     /// Many, in order.
-    Many(Vec<Entry>),
+    Many(Vec<&'a RawValue>),
     /// Drain this node.
     Drain,
 }
 
 /// What the server API can be asked for.
-pub(super) const VERBS: [&str; 9] =
-    ["publish", "disconnect", "join", "leave", "presence", "connections", "info", "drain", "batch"];
+pub(super) const VERBS: [&str; 10] =
+    ["publish", "disconnect", "join", "leave", "presence", "connections", "info", "trace", "drain", "batch"];
 
 /// Reads method and path, and checks the caller, before the body is waited for.
 ///
@@ -76,12 +78,12 @@ pub(super) fn route<'a>(
 /// # Errors
 ///
 /// 400, 404 or 413.
-pub(super) fn call(verb: &str, bytes: &[u8], message_size_max: usize) -> Result<Call, Failure> {
+pub(super) fn call<'a>(verb: &str, bytes: &'a [u8], message_size_max: usize) -> Result<Call<'a>, Failure> {
     let text = simdutf8::basic::from_utf8(bytes)
         .map_err(|_| Failure::new(Code::BadJson, "Invalid JSON: the body is not UTF-8"))?;
     match verb {
         "drain" => Ok(Call::Drain),
-        "batch" => body::batch(text, message_size_max).map(Call::Many),
+        "batch" => body::batch(text).map(Call::Many),
         _ => match body::command(verb, text, message_size_max) {
             Some(command) => command.map(Call::One),
             None => {

@@ -86,6 +86,37 @@ impl Screen {
     }
 }
 
+/// One line of `ringgate trace`.
+pub(super) fn traced(event: &Value) -> String {
+    let us = number(&event["timestamp_us"]);
+    let day_s = us / 1_000_000 % 86_400;
+    let arrow = match event["what"].as_str() {
+        Some("in") => "->",
+        Some("out") => "<-",
+        Some("dropped") => "x-",
+        other => other.unwrap_or("?"),
+    };
+    let bytes = number(&event["bytes"]);
+    let mut line = format!(
+        "{:02}:{:02}:{:02}.{:06} {} {arrow:<10}",
+        day_s / 3600,
+        day_s / 60 % 60,
+        day_s % 60,
+        us % 1_000_000,
+        text(&event["connection"]),
+    );
+    if bytes > 0 {
+        let _ = write!(line, " {:<14} {bytes:>7} B", text(&event["type"]));
+    }
+    if let Some(class) = event["class"].as_str() {
+        let _ = write!(line, " {class}");
+    }
+    if let Some(content) = event["content"].as_str() {
+        let _ = write!(line, "  {content}");
+    }
+    cut(&line, usize::MAX).trim_end().to_owned()
+}
+
 fn shards(out: &mut String, info: &Value) {
     let _ = writeln!(
         out,

@@ -42,6 +42,13 @@ pub enum Command {
         /// How many of each shard's largest rooms to list.
         rooms: u32,
     },
+    /// What was seen of a user's frames since the last time; the first time begins.
+    Trace {
+        /// The user.
+        user: Box<str>,
+        /// Contents too.
+        content: bool,
+    },
     /// Answer, to show that the way there and back is open.
     Probe {
         /// Which shard.
@@ -165,6 +172,8 @@ pub enum Outcome {
     },
     /// Every shard, in order.
     Info(Vec<ShardInfo>),
+    /// What was seen of a user's frames, and how many more there were than there was room for.
+    Traced(Vec<Traced>, u64),
     /// The shard has answered.
     Probed,
     /// Too much is under way; nothing was done.
@@ -266,6 +275,44 @@ fn from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Connec
     text.parse().map_err(serde::de::Error::custom)
 }
 
+/// Something seen of a user who is followed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Traced {
+    /// Unix time in microseconds.
+    pub timestamp_us: u64,
+    /// Of which connection.
+    #[serde(serialize_with = "as_text")]
+    pub connection: ConnectionId,
+    /// What.
+    pub what: TracedWhat,
+    /// The `type` of the message.
+    #[serde(rename = "type")]
+    pub kind: Box<str>,
+    /// Bytes of the message.
+    pub bytes: u32,
+    /// Its class, on its way to the client.
+    pub class: Option<Class>,
+    /// The message itself, where that was asked for; cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<Box<str>>,
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TracedWhat {
+    /// A session began.
+    Connect,
+    /// A session ended.
+    Disconnect,
+    /// A message from the client.
+    In,
+    /// A message queued for the client.
+    Out,
+    /// A message given up because the client is behind.
+    Dropped,
+}
+
 /// What one shard holds and has counted.
 #[derive(Clone, Debug)]
 pub struct ShardInfo {
@@ -306,6 +353,8 @@ pub enum Order {
         /// How many rooms to list.
         rooms: u32,
     },
+    /// See [`Command::Trace`].
+    Trace(Box<str>, bool),
     /// See [`Command::Probe`].
     Probe,
 }
@@ -323,6 +372,7 @@ impl Order {
             | Order::Presence(_)
             | Order::Find(_)
             | Order::Info { .. }
+            | Order::Trace(..)
             | Order::Probe => 0,
         }
     }
@@ -341,6 +391,8 @@ pub enum Report {
     Found(Vec<(u64, ConnectionInfo)>, u64),
     /// The shard.
     Info(Box<ShardInfo>),
+    /// See [`Outcome::Traced`]; `None`: too many are followed.
+    Traced(Option<(Vec<Traced>, u64)>),
     /// Here.
     Probed,
 }
@@ -352,6 +404,10 @@ impl Report {
             Report::Present(present) => present.users.iter().map(|(name, _)| name.len() + 24).sum(),
             Report::Found(found, _) => found.len() * size_of::<ConnectionInfo>(),
             Report::Info(info) => info.figures.len() * 56 + info.rooms.len() * 64,
+            Report::Traced(traced) => {
+                let one = |event: &Traced| size_of::<Traced>() + event.content.as_ref().map_or(0, |c| c.len());
+                traced.as_ref().map_or(0, |(events, _)| events.iter().map(one).sum())
+            }
             Report::Delivered(_) | Report::Connections(_) | Report::Probed => 0,
         }
     }

@@ -9,7 +9,7 @@ use crate::ids::{MessageId, ShardId};
 use crate::limits::{COMMANDS_MAX, PRESENCE_USERS_MAX};
 use crate::protocol::command::{
     Command, ConnectionInfo, Destination, Order, Outcome, Place, Present, Publish, Published, Report, ShardInfo, Tally,
-    Whom,
+    Traced, Whom,
 };
 use crate::protocol::envelope::{self, Envelope};
 use crate::settings::Addressee;
@@ -53,6 +53,7 @@ enum SoFar {
     Present(Present),
     Found { rows: Vec<(u64, ConnectionInfo)>, matched: u64, limit: usize },
     Info(Vec<ShardInfo>),
+    Traced(Option<(Vec<Traced>, u64)>),
     Probed,
 }
 
@@ -100,6 +101,10 @@ impl Shard {
             Command::Info { rooms } => {
                 let orders = self.all(&Order::Info { rooms });
                 self.give(vec![ticket], orders, SoFar::Info(Vec::new()), None, now);
+            }
+            Command::Trace { user, content } => {
+                let orders = vec![(self.settings.homes.user(&user), Order::Trace(user, content))];
+                self.give(vec![ticket], orders, SoFar::Traced(None), None, now);
             }
             Command::Probe { shard } => self.give(vec![ticket], vec![(shard, Order::Probe)], SoFar::Probed, None, now),
         }
@@ -221,6 +226,7 @@ impl SoFar {
                 *matched += more_matched;
             }
             (SoFar::Info(all), Report::Info(one)) => all.push(*one),
+            (SoFar::Traced(traced), Report::Traced(seen)) => *traced = seen,
             (SoFar::Probed, Report::Probed) => {}
             (so_far, report) => debug_assert!(false, "{report:?} is no answer for {so_far:?}"),
         }
@@ -244,6 +250,8 @@ impl SoFar {
                 shards.sort_by_key(|info| info.shard);
                 Outcome::Info(shards)
             }
+            SoFar::Traced(Some((events, lost))) => Outcome::Traced(events, lost),
+            SoFar::Traced(None) => Outcome::Busy,
             SoFar::Probed => Outcome::Probed,
         }
     }

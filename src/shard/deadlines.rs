@@ -25,6 +25,7 @@ impl Shard {
             self.connections.set_deadline(slot, NEVER);
             self.due(slot, now);
         }
+        self.connections.traces.expire(now);
         self.advance_drain(now);
         self.keep_house(now);
     }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::protocol::class::Class;
+use crate::protocol::command::TracedWhat;
 use crate::protocol::reply;
 use crate::shard::connections::Connections;
 use crate::shard::counters::DropReason;
@@ -108,6 +109,10 @@ impl Connections {
         if accepted {
             self.counters.messages_pushed += 1;
             self.row_mut(slot).sent_messages += 1;
+        }
+        if !self.traces.is_empty() {
+            let what = if accepted { TracedWhat::Out } else { TracedWhat::Dropped };
+            self.trace(slot, what, &server_frame_payload(frame.bytes()), Some(manner.class), now);
         }
         if manner.bulk {
             self.mark_bulk(slot)

@@ -43,7 +43,8 @@ impl Shared {
         self.plain.get_or_insert_with(|| stored.frame(std::mem::take(fresh))).clone()
     }
 
-    fn bytes(&self) -> &Bytes {
+    /// The frame, uncompressed.
+    pub(super) fn bytes(&self) -> &Bytes {
         self.plain.as_ref().map_or(&self.fresh, Frame::bytes)
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::error::CloseReason;
+use crate::protocol::command::TracedWhat;
 use crate::protocol::{ErrorCode, Request, parse};
 use crate::shard::Shard;
 use crate::shard::delivery::Manner;
@@ -152,6 +153,9 @@ impl Shard {
     /// A message of a running session.
     fn text(&mut self, slot: u32, text: &str, now: Now) {
         self.count_message(slot, now);
+        if !self.connections.traces.is_empty() {
+            self.connections.trace(slot, TracedWhat::In, text.as_bytes(), None, now);
+        }
         let admitted = self.admit(slot, text.len(), now);
         match parse(text) {
             Ok(parsed) => match admitted {

@@ -47,6 +47,7 @@ mod search;
 mod session;
 mod telling;
 mod topics;
+mod trace;
 mod users;
 mod weights;
 

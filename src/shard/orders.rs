@@ -28,6 +28,7 @@ impl Shard {
             Order::Presence(place) => Report::Present(self.present(&place)),
             Order::Find(search) => return self.find(from, number, &search, debt, now),
             Order::Info { rooms } => Report::Info(Box::new(self.info(rooms as usize))),
+            Order::Trace(user, content) => Report::Traced(self.take_trace(&user, content, now)),
             Order::Probe => Report::Probed,
         };
         self.report(from, number, report, debt, now);

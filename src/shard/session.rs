@@ -7,6 +7,7 @@ use crate::config::AuthMode;
 use crate::error::{CloseReason, RefusalReason};
 use crate::ids::ConnectionId;
 use crate::limits::{CLOSE_TIMEOUT_MS, LINGER_TIMEOUT_MS};
+use crate::protocol::command::TracedWhat;
 use crate::protocol::envelope::Topic;
 use crate::protocol::reply::Place;
 use crate::protocol::{ErrorCode, OkFields, RequestId, reply, valid_user};
@@ -180,6 +181,7 @@ impl Shard {
     /// Begins the session.
     fn activate(&mut self, slot: u32, claims: Claims, id: Option<RequestId>, now: Now) {
         let user = self.users.add(&claims.user, slot);
+        self.connections.traces.arrived(&claims.user, user);
         let now_ds = self.connections.ds(now);
         let row = self.connections.row_mut(slot);
         row.user = user;
@@ -191,6 +193,9 @@ impl Shard {
         self.schedule(slot, now);
         if row_expired(self.connections.row(slot), now) {
             return self.close(slot, CloseReason::TokenExpired, CloseReason::TokenExpired.text(), now);
+        }
+        if !self.connections.traces.is_empty() {
+            self.connections.trace(slot, TracedWhat::Connect, &[], None, now);
         }
         self.bound_connections(user, now);
         self.welcome(slot, now);
@@ -363,7 +368,12 @@ impl Shard {
         if user != NONE {
             self.leave_all_topics(slot, now);
             self.tell_disconnect(slot, reason, now);
-            self.users.remove(user, slot);
+            if !self.connections.traces.is_empty() {
+                self.connections.trace(slot, TracedWhat::Disconnect, &[], None, now);
+            }
+            if self.users.remove(user, slot) {
+                self.connections.traces.left(user);
+            }
         }
         let row = self.connections.row_mut(slot);
         row.user = NONE;

@@ -30,3 +30,46 @@ def test_top_takes_address_and_key_from_the_configuration(start):
 def test_top_without_a_node_says_where_it_looked():
     gone = gateways.run("top", "--once", "--admin", "127.0.0.1:1", "--key", "k")
     assert gone.returncode == 1 and "127.0.0.1:1" in gone.stderr
+
+
+def test_trace_follows_a_user(start, connect):
+    import subprocess
+    import time
+
+    gateway = start(shards=3)
+    client, other = connect(gateway, "ann", exact=True), connect(gateway, "ben", exact=True)
+    for content in (False, True):
+        command = [gateways.BINARY, "trace", "--user", "ann", "--for", "3s", "--admin", gateway.admin, "--key", "k"]
+        command += ["--content"] if content else []
+        tracing = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=gateways.environment())
+        time.sleep(1)
+        client.request("join", roomId="r")
+        other.request("send_message", target_user="ann", content="the secret \x1b[2J")
+        client.expect("message")
+        second = connect(gateway, "ann", exact=True)
+        second.close()
+        shown, _ = tracing.communicate(timeout=20)
+        assert tracing.returncode == 0
+        lines = [line.split()[1:4] for line in shown.splitlines()]
+        me, again = client.welcome["connectionId"], second.welcome["connectionId"]
+        expected = [[me, "->", "join"], [me, "<-", "ok"], [me, "<-", "message"], [again, "connect"], [again, "<-", "auth:ok"]]
+        assert [line for line in lines if line in expected] == expected
+        assert [again, "disconnect"] in lines
+        assert other.welcome["connectionId"] not in shown and "\x1b" not in shown
+        assert ("the secret" in shown) is content
+
+
+def test_a_trace_ends_when_nobody_asks(start, connect):
+    from admin import Admin
+
+    gateway = start()
+    client = connect(gateway, "ann", exact=True)
+    with Admin(gateway) as admin:
+        assert admin.call("trace", user="ann") == {"events": [], "lost": 0}
+        client.fence()
+        events = admin.call("trace", user="ann")["events"]
+        assert [(event["what"], event["type"]) for event in events] == [("in", "ping"), ("out", "pong")]
+        assert all("content" not in event and event["bytes"] > 0 for event in events)
+        assert admin.refused("trace").code == "bad_request"
+        statuses = [admin.post("trace", {"user": f"nobody{n}"})[0] for n in range(200)]
+        assert set(statuses) == {200, 429} and statuses.count(200) <= 32

@@ -39,7 +39,7 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one receive.
 const READ_BYTES: usize = 16 * 1024;
 /// Bytes of bodies that all connections together may hold.
-const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(node: Rc<Node>, stream: TcpStream, place: u64) {

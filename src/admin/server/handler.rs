@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{Node, message_bytes_max};
 use crate::admin::answer::{self, Answer};
-use crate::admin::body::Entry;
+use crate::admin::body;
 use crate::admin::failure::{Code, Failure};
 use crate::admin::health::Readiness;
 use crate::admin::metrics::{self, NodeFigures};
@@ -122,7 +123,10 @@ impl Node {
                 let value = self.command(command).await?;
                 Ok(Answer::json(200, &if asked_info { self.info(value) } else { value }))
             }
-            Call::Many(entries) => Ok(Answer::json(200, &json!({ "results": self.batch(entries).await }))),
+            Call::Many(entries) => {
+                let body = self.batch(entries, message_max).await.into();
+                Ok(Answer { status: 200, content_type: "application/json", headers: Vec::new(), body })
+            }
         }
     }
 
@@ -142,40 +146,46 @@ impl Node {
         answer::result(outcome, answer::Node { id: &self.facts.settings.node_id })
     }
 
-    /// Gives many commands in their order, a bounded number at a time; the results in the same order. What changes who is where is waited
-    /// for before anything else is done.
-    async fn batch(&self, entries: Vec<Entry>) -> Vec<Value> {
-        let mut results = Vec::with_capacity(entries.len());
+    /// Reads and gives many commands in their order, a bounded number at a time; the results in the same order, as JSON. What changes who is
+    /// where is waited for before anything else is done. The clients of this shard are served in between.
+    async fn batch(&self, entries: Vec<&RawValue>, message_max: usize) -> String {
+        let mut results = String::from("{\"results\":[");
         let mut under_way = VecDeque::new();
         let mut bytes = 0;
-        for (_, entry) in entries {
+        for raw in entries {
+            let entry = body::entry(raw, message_max);
             let alone = matches!(entry, Ok(Command::Member { .. } | Command::Disconnect { .. }));
             let size = entry.as_ref().map_or(0, size);
             while under_way.len() >= BATCH_WINDOW || bytes + size > BATCH_WINDOW_BYTES || alone {
                 let Some((size, step)) = under_way.pop_front() else { break };
                 bytes -= size;
-                results.push(self.step(step).await);
+                self.step(step, &mut results).await;
             }
             let step = entry.map(|command| self.desk.call(command));
             if alone {
-                results.push(self.step(step).await);
+                self.step(step, &mut results).await;
             } else {
                 bytes += size;
                 under_way.push_back((size, step));
             }
         }
         for (_, step) in under_way {
-            results.push(self.step(step).await);
+            self.step(step, &mut results).await;
         }
+        results.push_str("]}\n");
         results
     }
 
-    async fn step(&self, step: Result<crate::io::desk::Call, Failure>) -> Value {
+    /// Waits for one command of a batch, and appends its result.
+    async fn step(&self, step: Result<crate::io::desk::Call, Failure>, results: &mut String) {
         let result = match step {
             Ok(call) => self.finish(call).await,
             Err(failure) => Err(failure),
         };
-        result.unwrap_or_else(|failure| failure.json())
+        if !results.ends_with('[') {
+            results.push(',');
+        }
+        results.push_str(&result.unwrap_or_else(|failure| failure.json()).to_string());
     }
 
     /// What `info` says beside what the shards say.
