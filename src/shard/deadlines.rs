@@ -1,6 +1,6 @@
 //! Time without timers: one column of deadlines, swept every tick; the rows that are due are looked at.
 
-use crate::error::{CloseReason, RefusalReason};
+use crate::error::CloseReason;
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
 use crate::shard::opening::after;
@@ -8,7 +8,6 @@ use crate::shard::row::State;
 use crate::shard::session::row_expired;
 use crate::time::Now;
 use crate::ws::frame::{Opcode, server_frame};
-use crate::ws::handshake::Refusal;
 
 /// Milliseconds after which a session that expires by the wall clock is looked at again.
 const WALL_CLOCK_LOOK_MS: u64 = 60_000;
@@ -35,9 +34,7 @@ impl Shard {
     fn due(&mut self, slot: u32, now: Now) {
         match self.connections.row(slot).state {
             State::Vacant => {}
-            State::Connecting => {
-                self.refuse(slot, &Refusal::new(RefusalReason::Timeout, "the request did not come in time"), now);
-            }
+            State::Connecting => self.opening_timed_out(slot, now),
             State::Authenticating => {
                 self.close(slot, CloseReason::Unauthorized, CloseReason::Unauthorized.text(), now);
             }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::config::AuthMode;
 use crate::error::{CloseReason, RefusalReason};
 use crate::ids::ConnectionId;
-use crate::limits::{HTTP_HEAD_BYTES_MAX, USER_AGENT_BYTES_MAX, USER_AGENTS_MAX};
+use crate::limits::{HTTP_HEAD_BYTES_MAX, LINGER_TIMEOUT_MS, USER_AGENT_BYTES_MAX, USER_AGENTS_MAX};
 use crate::protocol::envelope::Envelope;
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
@@ -56,25 +56,36 @@ impl Shard {
         let timeout = self.settings.config.session.handshake_timeout_ms;
         self.connections.set_deadline(conn.slot, after(now_ds, timeout));
         self.bound_opening(conn.slot, now);
-        match (proxied, self.is_trusted_proxy(peer.ip())) {
-            (true, true) => {}
-            (true, false) => {
-                let text = "this listener takes connections from its proxies only (listen.trusted_proxies)";
-                self.refuse(conn.slot, &Refusal::new(RefusalReason::ProxyHeader, text), now);
-            }
-            (false, _) => self.ask_early(conn.slot, now),
+        if !proxied {
+            self.ask_early(conn.slot, now);
         }
     }
 
     /// Asks whether the client's address may open a connection, where it is known before the request: the answer comes back while the
-    /// request is still on its way. Who may not is told at once, and does not hold a place.
+    /// request is still on its way.
     fn ask_early(&mut self, slot: u32, now: Now) {
         let ip = self.connections.row(slot).ip;
         if !self.is_trusted_proxy(ip)
-            && let AddressVerdict::Refused(seconds) = self.ask_for_address(slot, ip, now)
+            && let AddressVerdict::Refused(_) = self.ask_for_address(slot, ip, now)
         {
-            self.refuse(slot, &over_address_rate(seconds), now);
+            self.hurry(slot, now);
         }
+    }
+
+    /// Who will be refused anyway does not hold its place for long. But it is told only once it has asked: not every client understands an
+    /// answer that comes before its question.
+    fn hurry(&mut self, slot: u32, now: Now) {
+        let at = after(self.connections.ds(now), LINGER_TIMEOUT_MS);
+        self.connections.bring_forward(slot, at);
+    }
+
+    /// The request did not come in time.
+    pub(super) fn opening_timed_out(&mut self, slot: u32, now: Now) {
+        let refusal = match self.connections.row_mut(slot).opening().map(|opening| opening.address) {
+            Some(AddressVerdict::Refused(seconds)) => over_address_rate(seconds),
+            _ => Refusal::new(RefusalReason::Timeout, "the request did not come in time"),
+        };
+        self.refuse(slot, &refusal, now);
     }
 
     /// Bytes of the upgrade request.
@@ -109,11 +120,12 @@ impl Shard {
     pub(super) fn address_answered(&mut self, slot: u32, retry_after_s: Option<u32>, now: Now) {
         self.connections.resume(slot, Paused::ADDRESS, now);
         let Some(opening) = self.connections.row_mut(slot).opening() else { return };
-        if let Some(seconds) = retry_after_s {
-            return self.refuse(slot, &over_address_rate(seconds), now);
+        opening.address = retry_after_s.map_or(AddressVerdict::Admitted, AddressVerdict::Refused);
+        let asked = !opening.head.is_empty();
+        if retry_after_s.is_some() {
+            self.hurry(slot, now);
         }
-        opening.address = AddressVerdict::Admitted;
-        if !opening.head.is_empty() {
+        if asked {
             self.retry_open(slot, now);
         }
     }
@@ -148,8 +160,6 @@ impl Shard {
                 return Some(bytes.len());
             }
         };
-        // It may have led to a refusal of its own.
-        self.connections.row_mut(slot).opening()?;
         let (head, len) = match parse_head(&bytes[preface..]) {
             Ok(HeadStatus::Incomplete) => return None,
             Ok(HeadStatus::Complete { head, len }) => (head, preface + len),
@@ -187,6 +197,10 @@ impl Shard {
             Some(Preface::Taken(len)) => return Ok(Some(len)),
             None => return Ok(None),
             Some(Preface::Awaited) => {}
+        }
+        if !self.is_trusted_proxy(self.connections.row(slot).ip) {
+            let text = "this listener takes connections from its proxies only (listen.trusted_proxies)";
+            return Err(Refusal::new(RefusalReason::ProxyHeader, text));
         }
         match proxy_protocol::parse(bytes) {
             Ok(ProxyHeader::Incomplete) => Ok(None),

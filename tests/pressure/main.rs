@@ -378,7 +378,7 @@ fn whoever_is_in_a_big_room_asking_is_cheap_and_totals_are_right() {
     let mut world = World::new(|config| config.session.max_per_user = 0);
     let asker = world.connect("asker");
     let mut clients = Vec::new();
-    for number in 0..1200_u32 {
+    for number in 0..1200usize {
         for _ in 0..if number.is_multiple_of(100) { 3 } else { 1 } {
             let client = world.connect(&format!("user{number}"));
             world.say(client, &json!({"type": "subscribe", "channel": "big"}));

@@ -135,9 +135,14 @@ fn who_may_not_connect_does_not_hold_a_place() {
     let first = world.accept("192.0.2.1:1");
     let second = world.accept("192.0.2.1:2");
     assert_eq!(refused(&mut world, first), None);
-    assert_eq!(refused(&mut world, second), Some((429, true)), "told before it has said a word");
-    world.pass(3_000);
-    assert!(!world.clients[second].open && world.clients[first].open);
+    let third = world.accept("192.0.2.1:3");
+    assert_eq!(refused(&mut world, second), None, "it has not asked yet");
+    world.bytes(second, upgrade("ann", "").as_bytes());
+    assert_eq!(refused(&mut world, second), Some((429, true)));
+    world.pass(2_100);
+    assert_eq!(refused(&mut world, third), Some((429, true)), "it had its time to ask");
+    world.pass(2_100);
+    assert!(!world.clients[third].open && !world.clients[second].open && world.clients[first].open);
 }
 
 #[test]

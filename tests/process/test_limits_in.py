@@ -71,18 +71,18 @@ def test_abandoned_handshakes_cost_a_slot_for_a_time(start, connect, sent):
     healthy.stop()
 
 
-def test_over_its_rate_an_address_does_not_get_a_slot_at_all(start, connect):
+def test_over_its_rate_an_address_gets_a_slot_for_a_moment_only(start, connect):
     gateway = start({"limits.connections_per_ip": 50, "session.handshake_timeout": "30s"})
     healthy = connect(gateway, "healthy")
     wires = opened(gateway, 200)
-    time.sleep(1)
+    time.sleep(4)
     refused = []
     for wire in wires:
         wire.socket.settimeout(0.01)
         with contextlib.suppress(TimeoutError):
             refused.append(wire.socket.recv(1000))
     assert all(answer.startswith(b"HTTP/1.1 429 ") and b"Retry-After: " in answer for answer in refused)
-    # Told at once, without having asked. The first was the healthy one; a window that ends meanwhile lets some more in.
+    # Told after two seconds, though it has not asked. The first was the healthy one; a window that ends meanwhile lets some more in.
     assert 100 <= len(refused) <= 151
     with Wire(gateway, source="127.0.0.2") as other:
         other.upgrade("/ws?user_id=elsewhere")
