@@ -74,6 +74,8 @@ def test_live_figures_and_the_playground(start, connect, browser):
     page.wait("document.querySelector('[data-user=alice] .log').innerText.includes('\"status\":\"delivered\"')")
     for user in ("alice", "bob"):
         page.run(f"document.querySelector('[data-user={user}] .enter').click()")
+        # One after the other: whoever is in first hears of the second.
+        page.wait(f"/\"ok\".*roomId/.test(document.querySelector('[data-user={user}] .log').innerText)")
     page.wait("document.querySelector('[data-user=alice] .log').innerText.includes('user:joined')")
     # Finding connections.
     page.run("document.querySelector('#find button').click()")
