@@ -42,12 +42,14 @@
 //! | [`ws`] | WebSocket, pure: handshake, frames, messages, compression |
 //! | [`protocol`] | what clients say and hear, and the [envelopes](protocol::envelope::Envelope) between shards |
 //! | [`auth`] | tokens to claims |
+//! | [`cluster`] | what a node decides as a member of a cluster, pure: link, lease, registry, ring. Not used by shards yet: see there |
+//! | [`bus`] | the wires to other nodes: Redis, on monoio |
 //! | [`settings`] | what all shards share, read-only |
 //! | [`limits`] | every bound that is not a configuration key |
 //!
 //! # Invariants
 //!
-//! * **Pure**: `shard`, `ws`, `protocol` and `auth` know no socket, clock, entropy, thread or lock. Time and randomness are arguments; so
+//! * **Pure**: `shard`, `cluster`, `ws`, `protocol` and `auth` know no socket, clock, entropy, thread or lock. Time and randomness are arguments; so
 //!   the simulator (`tests/sim`) runs whole sets of shards on one thread with a virtual clock.
 //! * **No locks, no shared maps.** Shards speak through [`mesh`] only. monoio's `sync` feature stays off: a waker used from another
 //!   thread panics in tests instead of hiding a lock.
@@ -67,7 +69,9 @@
 
 pub mod admin;
 pub mod auth;
+pub mod bus;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod ids;

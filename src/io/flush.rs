@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
+use super::clock;
 use super::machine::Machine;
 use super::poller::{Poller, SEND_BATCH, Send};
 use super::reactor::Reactor;
@@ -51,6 +52,8 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             // SAFETY: copies lie in the scratch, which the next batch uses first; the others stay in place until `sent`, by the contract of
             // `Machine`.
             unsafe { self.poller.send(&mut self.flush.batch)? };
+            // How long each message took counts to here, not to the beginning of the turn.
+            self.now = clock::now();
             self.distributions.flush_connections.record(self.flush.batch.len() as u64);
             for i in 0..self.flush.batch.len() {
                 self.sent(i);

@@ -361,3 +361,39 @@ impl Connections {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_rows(count: u32) -> Connections {
+        let now = Now { mono_ms: 0, sub_us: 0, unix_ms: 0 };
+        let mut made = Connections::new(ShardId(0), &Config::default(), now);
+        for slot in 0..count {
+            let conn = ConnectionId { shard: ShardId(0), slot, generation: 1 };
+            made.insert(conn, Row::open(1, State::Active, ([127, 0, 0, 1], 9).into(), 0));
+        }
+        made
+    }
+
+    fn flushed(connections: &mut Connections) -> Vec<u32> {
+        std::iter::from_fn(|| connections.next_dirty()).map(|conn| conn.slot).collect()
+    }
+
+    #[test]
+    fn what_is_meant_for_one_goes_before_what_very_many_get_and_nobody_starves() {
+        let mut connections = with_rows(20);
+        (0..6).for_each(|slot| connections.mark_bulk(slot));
+        // One of the many gets something of its own as well; the others have nothing to do with them.
+        [5, 10, 11, 12, 13, 14, 5].into_iter().for_each(|slot| connections.mark_dirty(slot));
+        let order = flushed(&mut connections);
+        assert_eq!(order, [5, 10, 11, 0, 12, 13, 14, 1, 2, 3, 4], "each once, and every fourth is one of the bulk");
+        connections.mark_bulk(5);
+        connections.mark_bulk(5);
+        connections.row_mut(6).blocked = true;
+        connections.mark_bulk(6);
+        assert!(connections.has_dirty());
+        assert_eq!(flushed(&mut connections), [5]);
+        assert!(!connections.has_dirty());
+    }
+}

@@ -1,6 +1,6 @@
 //! Who is in a room or channel: the home asks the shards that have anyone in it and puts their answers together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::ids::{ConnectionId, ShardId};
 use crate::limits::{PRESENCE_QUESTIONS_MAX, PRESENCE_USERS_MAX};
@@ -9,6 +9,7 @@ use crate::protocol::reply::{self, Place};
 use crate::protocol::{ErrorCode, RequestId};
 use crate::shard::Shard;
 use crate::shard::relay::Debt;
+use crate::shard::topics::LocalTopic;
 use crate::time::Now;
 use crate::ws::frame::{Opcode, server_frame_with};
 
@@ -123,17 +124,27 @@ impl Shard {
         self.send_answer(conn, Vec::from(frame).into_boxed_slice(), Some(debt), now);
     }
 
-    /// The users of this shard in a topic: the first of them with their connections, and how many in all.
+    /// The users of this shard in a topic: some of them with their connections, and how many in all. Bounded: the size of a room does not
+    /// make asking expensive.
     pub(super) fn whom_we_have(&self, topic: Topic, name: &str) -> (Vec<(Box<str>, u32)>, Census) {
         let Some(index) = self.topics.find(topic, name) else { return Default::default() };
-        let mut connections_of: HashMap<u32, u32, _> = HashMap::with_hasher(self.hasher.clone());
-        for member in &self.topics.get(index).members {
-            *connections_of.entry(self.connections.row(member.slot).user).or_default() += 1;
+        let LocalTopic { members, users, .. } = self.topics.get(index);
+        let census = Census { users: *users, connections: members.len() as u32 };
+        let mut listed = HashSet::with_hasher(self.hasher.clone());
+        // Users with several connections come up again; that many times over is as far as it is looked.
+        let of_members = members.iter().map(|member| self.connections.row(member.slot).user);
+        for user in of_members.take(4 * PRESENCE_USERS_MAX) {
+            listed.insert(user);
+            if listed.len() == PRESENCE_USERS_MAX {
+                break;
+            }
         }
-        let census =
-            Census { users: connections_of.len() as u32, connections: self.topics.get(index).members.len() as u32 };
-        let named = |(user, count): (&u32, &u32)| (Box::from(self.users.get(*user).name.as_ref()), *count);
-        (connections_of.iter().take(PRESENCE_USERS_MAX).map(named).collect(), census)
+        let is_in = |slot: &&u32| self.connections.row(**slot).memberships.iter().any(|m| m.topic == index);
+        let named = |user: &u32| {
+            let user = self.users.get(*user);
+            (Box::from(user.name.as_ref()), user.connections.iter().filter(is_in).count() as u32)
+        };
+        (listed.iter().map(named).collect(), census)
     }
 }
 

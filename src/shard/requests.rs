@@ -247,6 +247,7 @@ impl Shard {
             self.connections.reweigh(slot);
         }
         if first {
+            self.topics.user_came(index);
             self.tell_membership(slot, topic, name, true, now);
         }
         let reply = self.reply_to(slot, id);
@@ -299,6 +300,7 @@ impl Shard {
         let user = self.connections.row(slot).user;
         let last_of_user = last.then(|| Box::from(self.users.get(user).name.as_ref()));
         if last {
+            self.topics.user_left(index);
             self.tell_membership(slot, topic, &name, false, now);
         }
         let reply = self.reply_to(slot, id);

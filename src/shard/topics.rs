@@ -26,6 +26,8 @@ pub(super) struct LocalTopic {
     pub(super) kind: Topic,
     pub(super) name: Rc<str>,
     pub(super) members: Vec<Member>,
+    /// Distinct users among them; counted by whoever knows ([`LocalTopics::user_came`]).
+    pub(super) users: u32,
 }
 
 /// A connection in a topic.
@@ -74,7 +76,7 @@ impl LocalTopics {
             Some(index) => index,
             None => {
                 let name: Rc<str> = Rc::from(name);
-                let topic = LocalTopic { kind, name: name.clone(), members: Vec::new() };
+                let topic = LocalTopic { kind, name: name.clone(), members: Vec::new(), users: 0 };
                 let index = match self.free.pop() {
                     Some(index) => {
                         self.entries[index as usize] = topic;
@@ -92,6 +94,17 @@ impl LocalTopics {
         let members = &mut self.entries[index as usize].members;
         members.push(member);
         (index, (members.len() - 1) as u32)
+    }
+
+    /// The member that was just added is the first connection of its user.
+    pub(super) fn user_came(&mut self, index: u32) {
+        self.entries[index as usize].users += 1;
+    }
+
+    /// The member that was just taken out was the last connection of its user.
+    pub(super) fn user_left(&mut self, index: u32) {
+        let users = &mut self.entries[index as usize].users;
+        *users = users.saturating_sub(1);
     }
 
     /// Takes a member out. The caller tells the moved member's row its new position.

@@ -4,6 +4,7 @@ mod opening;
 mod world;
 
 use ringgate::config::Config;
+use ringgate::limits::PRESENCE_USERS_MAX;
 use ringgate::shard::counters::DropReason;
 use ringgate::shard::gauges::Gauges;
 use ringgate::shard::pressure::Level;
@@ -370,4 +371,53 @@ fn under_any_load_the_budget_holds_and_everything_is_accounted_for() {
         assert_eq!(world.messages(reader, "message").len(), 1, "seed {seed}");
         everything_is_accounted_for(&mut world);
     }
+}
+
+#[test]
+fn whoever_is_in_a_big_room_asking_is_cheap_and_totals_are_right() {
+    let mut world = World::new(|config| config.session.max_per_user = 0);
+    let asker = world.connect("asker");
+    let mut clients = Vec::new();
+    for number in 0..1200_u32 {
+        for _ in 0..if number.is_multiple_of(100) { 3 } else { 1 } {
+            let client = world.connect(&format!("user{number}"));
+            world.say(client, &json!({"type": "subscribe", "channel": "big"}));
+            clients.push(client);
+        }
+    }
+    let ask = |world: &mut World| {
+        world.say(asker, &json!({"type": "presence", "channel": "big", "id": 1}));
+        let heard = world.hear(asker);
+        match heard.into_iter().last() {
+            Some(Heard::Message(message)) => message,
+            heard => panic!("{heard:?}"),
+        }
+    };
+    let check = |answer: &Value, users: usize, connections: usize| {
+        let listed = answer["users"].as_array().unwrap();
+        assert_eq!(listed.len(), users.min(PRESENCE_USERS_MAX));
+        for user in listed {
+            let number: usize = user["userId"].as_str().unwrap()[4..].parse().unwrap();
+            assert_eq!(user["connections"], if number.is_multiple_of(100) { 3 } else { 1 }, "{user}");
+        }
+        let totals = [&answer["userCount"], &answer["connectionCount"]].map(|total| total.as_u64().unwrap() as usize);
+        assert_eq!(
+            (totals, answer["truncated"].as_bool()),
+            ([users, connections], Some(users > listed.len())),
+            "{answer}"
+        );
+    };
+    check(&ask(&mut world), 1200, 1224);
+    // The last 300 leave, one way or another.
+    let gone = clients.split_off(clients.len() - 300);
+    for (at, client) in gone.into_iter().enumerate() {
+        if at % 2 == 0 {
+            world.end(client);
+        } else {
+            world.say(client, &json!({"type": "unsubscribe", "channel": "big"}));
+        }
+    }
+    let left = ask(&mut world);
+    assert_eq!(left["connectionCount"], 924);
+    assert_eq!(left["userCount"], left["users"].as_array().unwrap().len());
 }

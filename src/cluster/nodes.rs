@@ -1,0 +1,197 @@
+//! The nodes of the cluster, as their leases say: polled, not tracked.
+//!
+//! A row counts while the lease of its node lives under the row's epoch. How long a lease lives is reckoned from when the poll was *sent*,
+//! on the clock of boottime: so a node that cannot reach Redis any more believes in nobody after one lease.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::hash::{mix, stable};
+use super::ring::{Ring, WEIGHT_NORMAL};
+
+/// What a node says of itself in its lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Its shards.
+    pub shards: u16,
+    /// Its weight on the ring.
+    pub weight: u32,
+    /// `cluster.advertise`, where it has one.
+    pub advertise: Option<Rc<str>>,
+}
+
+impl About {
+    /// The text form, as it is written into the lease: `shards weight [advertise]`.
+    pub fn encode(&self) -> String {
+        let advertise = self.advertise.as_deref().unwrap_or("");
+        format!("{} {} {advertise}", self.shards, self.weight)
+    }
+
+    /// Reads the text form. What a newer version may have added after it is ignored; what cannot be read is `None`.
+    pub fn decode(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let (shards, weight) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let advertise = words.next().filter(|url| !url.is_empty()).map(Rc::from);
+        Some(About { shards, weight, advertise })
+    }
+}
+
+impl Default for About {
+    fn default() -> Self {
+        About { shards: 1, weight: WEIGHT_NORMAL, advertise: None }
+    }
+}
+
+/// One lease, as a poll has read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Polled {
+    /// The name of the node.
+    pub node: Rc<str>,
+    /// Its epoch.
+    pub epoch: u64,
+    /// How long the lease lives on, on the clock of Redis; 0 or less: it has run out, this long ago.
+    pub remaining_ms: i64,
+    /// What the node says of itself.
+    pub about: About,
+}
+
+/// What a poll has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A node is there, or is there under another epoch.
+    Joined(Rc<str>),
+    /// A node is gone.
+    Left(Rc<str>),
+}
+
+/// The nodes that were there at the last poll.
+#[derive(Clone, Debug, Default)]
+pub struct Nodes {
+    nodes: BTreeMap<Rc<str>, Node>,
+    dead: BTreeSet<(Rc<str>, u64)>,
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    epoch: u64,
+    until_ms: u64,
+    about: About,
+}
+
+impl Nodes {
+    /// Takes a whole poll that was sent at `sent_boot_ms`. Returns who came and who went; what else has changed (weights, URLs) shows in
+    /// [`Nodes::ring`].
+    pub fn polled(&mut self, leases: impl IntoIterator<Item = Polled>, sent_boot_ms: u64) -> Vec<Change> {
+        let before = std::mem::take(&mut self.nodes);
+        self.dead.clear();
+        let mut changes = Vec::new();
+        for lease in leases {
+            let Ok(remaining_ms @ 1..) = u64::try_from(lease.remaining_ms) else {
+                self.dead.insert((lease.node, lease.epoch));
+                continue;
+            };
+            if before.get(&lease.node).is_none_or(|node| node.epoch != lease.epoch) {
+                changes.push(Change::Joined(lease.node.clone()));
+            }
+            let node = Node { epoch: lease.epoch, until_ms: sent_boot_ms + remaining_ms, about: lease.about };
+            self.nodes.insert(lease.node, node);
+        }
+        let left = before.into_keys().filter(|node| !self.nodes.contains_key(node));
+        changes.extend(left.map(Change::Left));
+        changes
+    }
+
+    /// Whether rows of this node and epoch count.
+    pub fn is_live(&self, node: &str, epoch: u64, boot_ms: u64) -> bool {
+        self.nodes.get(node).is_some_and(|n| n.epoch == epoch && boot_ms < n.until_ms)
+    }
+
+    /// What a living node says of itself.
+    pub fn about(&self, node: &str) -> Option<&About> {
+        self.nodes.get(node).map(|n| &n.about)
+    }
+
+    /// The living nodes and their epochs, by name.
+    pub fn live(&self, boot_ms: u64) -> impl Iterator<Item = (&Rc<str>, u64)> {
+        self.nodes.iter().filter(move |(_, n)| boot_ms < n.until_ms).map(|(name, n)| (name, n.epoch))
+    }
+
+    /// The ring of the nodes at the last poll. A lease that has run out since leaves it with the next poll, so that all shards of all
+    /// nodes change their rings by what Redis says and not by their own clocks.
+    pub fn ring(&self) -> Ring {
+        Ring::new(self.nodes.iter().map(|(name, n)| (name, n.about.weight)))
+    }
+
+    /// The dead nodes and epochs whose rows `me` is to clean up. Every node finds the same one for each, so that two seldom do the same
+    /// work; where they do, it is done twice without harm, since deletions compare the epoch.
+    pub fn to_reap(&self, me: &str) -> impl Iterator<Item = (&Rc<str>, u64)> {
+        let dead = self.dead.iter().map(|(node, epoch)| (node, *epoch));
+        dead.filter(move |(node, epoch)| self.reaper(node, *epoch).is_some_and(|reaper| **reaper == *me))
+    }
+
+    fn reaper(&self, dead: &str, epoch: u64) -> Option<&Rc<str>> {
+        let grave = stable(epoch, dead.as_bytes());
+        self.nodes.keys().max_by_key(|node| mix(grave ^ stable(0, node.as_bytes())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(node: &str, epoch: u64, remaining_ms: i64) -> Polled {
+        Polled { node: node.into(), epoch, remaining_ms, about: About::default() }
+    }
+
+    #[test]
+    fn a_row_counts_while_its_lease_and_epoch_do() {
+        let mut nodes = Nodes::default();
+        let changes = nodes.polled([lease("a", 5, 10_000), lease("b", 7, 200), lease("c", 9, -3)], 1_000);
+        assert_eq!(changes, [Change::Joined("a".into()), Change::Joined("b".into())]);
+        for (node, epoch, boot_ms, live) in [
+            ("a", 5, 10_999, true),
+            ("a", 5, 11_000, false),
+            ("a", 4, 1_000, false),
+            ("a", 6, 1_000, false),
+            ("b", 7, 1_199, true),
+            ("b", 7, 1_200, false),
+            ("c", 9, 1_000, false),
+            ("d", 1, 1_000, false),
+        ] {
+            assert_eq!(nodes.is_live(node, epoch, boot_ms), live, "{node} {epoch} at {boot_ms}");
+        }
+    }
+
+    #[test]
+    fn who_comes_and_goes_is_told_once() {
+        let mut nodes = Nodes::default();
+        nodes.polled([lease("a", 1, 100), lease("b", 1, 100)], 0);
+        assert_eq!(nodes.polled([lease("a", 1, 100), lease("b", 1, 50)], 50), []);
+        let changes = nodes.polled([lease("a", 2, 100), lease("b", 1, 0)], 100);
+        assert_eq!(changes, [Change::Joined("a".into()), Change::Left("b".into())]);
+        assert_eq!(nodes.ring().members().collect::<Vec<_>>(), [("a", WEIGHT_NORMAL)]);
+        assert_eq!(nodes.live(100).count(), 1);
+    }
+
+    #[test]
+    fn each_grave_has_one_keeper_and_all_agree() {
+        let mut nodes = Nodes::default();
+        let living = (0..5).map(|i| lease(&format!("live-{i}"), 1, 100));
+        nodes.polled(living.chain((0..50).map(|i| lease(&format!("dead-{i}"), 1, -1))), 0);
+        let keepers: Vec<usize> = (0..5).map(|i| nodes.to_reap(&format!("live-{i}")).count()).collect();
+        assert_eq!(keepers.iter().sum::<usize>(), 50);
+        assert!(keepers.iter().all(|&n| n > 2), "{keepers:?}");
+        assert_eq!(nodes.to_reap("stranger").count(), 0);
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself_round_trips() {
+        for about in [About::default(), About { shards: 64, weight: 250, advertise: Some("ws://10.0.0.7/ws".into()) }] {
+            assert_eq!(About::decode(&about.encode()), Some(about));
+        }
+        assert_eq!(About::decode("2 100 ws://a/ws later-field"), About::decode("2 100 ws://a/ws"));
+        for bad in ["", "x", "1", "1 x", "-1 100 "] {
+            assert_eq!(About::decode(bad), None, "{bad:?}");
+        }
+    }
+}
