@@ -94,7 +94,7 @@ pub const IDEMPOTENCY_KEYS_MAX: usize = 65_536;
 /// How long an idempotency key is remembered, in milliseconds.
 pub const IDEMPOTENCY_TTL_MS: u64 = 300_000;
 /// Connections of one shard whose round trip is looked at to sort by it.
-pub const RTT_CANDIDATES_MAX: usize = 4096;
+pub const RTT_CANDIDATES_MAX: usize = 1024;
 /// Connections that the server API lists in one answer.
 pub const API_LIST_MAX: u32 = 1000;
 /// Commands in one `batch` of the server API.
