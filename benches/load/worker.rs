@@ -252,7 +252,7 @@ impl Worker<'_> {
         {
             self.ended(i, &format!("send: {error}"));
         }
-        let sleeps = self.plan.slow_every > 0
+        let sleeps = self.plan.slow_share > 0.0
             && matches!(self.command, Command::Run)
             && self.plan.is_slow(self.first + i as u32);
         if (ready.readable || ready.hung_up) && !sleeps {
