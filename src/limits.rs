@@ -103,6 +103,14 @@ pub const API_BATCH_MAX: usize = 10_000;
 pub const API_USERS_MAX: usize = 10_000;
 /// Bytes of happenings that wait to be told to services.
 pub const HAPPENINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Location writes and subscriptions that one shard has under way.
+pub const BUS_UNANSWERED_MAX: usize = 4096;
+/// Messages for rooms, channels and everybody on other nodes that one shard has published and that have no answer.
+pub const BUS_PUBLISHED_MAX: usize = 16_384;
+/// Bytes of these.
+pub const BUS_PUBLISHED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Envelopes from the bus that wait for another shard; over it they are given up.
+pub const BUS_ENVELOPES_MAX: usize = 16_384;
 /// Bytes of a request head on the admin listener; over it: 431.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request body on the admin listener; over it: 413.
