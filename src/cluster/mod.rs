@@ -13,6 +13,7 @@
 //! | [`inquiry`] | questions between nodes, as bytes: who is there, and what is to be done with a user's connections |
 //! | [`wire`] | what goes between a shard and its connections to the bus, as values |
 //! | [`ring`] | where a user belongs, for `cluster.routing = "hash"` |
+//! | [`exchange`] | messages to users on other nodes, and from there: look-ups, answers, and what has to be sent again |
 //! | [`delivery`] | what was sent to one destination and is not acknowledged; what has come from one origin |
 //! | [`hash`] | the hash that all nodes share |
 //!
