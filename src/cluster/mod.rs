@@ -9,7 +9,6 @@
 //! | [`nodes`] | who else is, as polled; who cleans up after the dead |
 //! | [`registry`] | the location rows of this shard's users, and those of others |
 //! | [`parcel`] | what shards of different nodes say to each other, as bytes |
-//! | [`exchange`] | messages for users on other nodes: routes, order, acknowledgements, what became of them |
 //! | [`inquiry`] | questions between nodes, as bytes: who is there, and what is to be done with a user's connections |
 //! | [`wire`] | what goes between a shard and its connections to the bus, as values |
 //! | [`ring`] | where a user belongs, for `cluster.routing = "hash"` |

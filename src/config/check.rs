@@ -134,7 +134,8 @@ impl Check<'_> {
             return;
         }
         if redis.url.0.starts_with("rediss:") {
-            let right = "TLS to Redis is not supported; put a tunnel such as stunnel between, or use redis:// or unix://";
+            let right =
+                "TLS to Redis is not supported; put a tunnel such as stunnel between, or use redis:// or unix://";
             self.wrong("redis.url", right.to_owned());
         }
         if redis.lease_ttl_ms < LEASE_TTL_MS_MIN {

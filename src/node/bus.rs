@@ -61,7 +61,8 @@ pub(super) fn make(settings: &Arc<Settings>) -> Result<Option<MakeBus>, TargetEr
     if target.unix_path().is_none() {
         let (target, whereabouts) = (target.clone(), whereabouts.clone());
         let _blocked = SignalsBlocked::new();
-        let looking = std::thread::Builder::new().name("redis-name".into()).spawn(move || look_up(&target, &whereabouts));
+        let looking =
+            std::thread::Builder::new().name("redis-name".into()).spawn(move || look_up(&target, &whereabouts));
         if let Err(error) = looking {
             tracing::warn!(%error, "the name in redis.url is not looked up again");
         }
@@ -127,7 +128,10 @@ impl Redis {
                 tracing::warn!(epoch, why = why.name(), "this node is not in the cluster any more");
             }
             Action::LeaseChanged(Change::Renamed { node }) => {
-                tracing::warn!(node = &**node, "another process has taken over this node's name: it goes on under another");
+                tracing::warn!(
+                    node = &**node,
+                    "another process has taken over this node's name: it goes on under another"
+                );
             }
             Action::Connect(_)
             | Action::Row { .. }

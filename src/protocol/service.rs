@@ -98,7 +98,11 @@ pub fn parse_service(bytes: &[u8]) -> Result<ServiceMessage<'_>, NoServiceMessag
 /// What services hear of a user's first and last connection in the cluster: `{"event":"online"|"offline","user_id":U,"node":N}`.
 pub fn presence_event(online: bool, user: &str, node: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 + user.len() + node.len());
-    out.extend_from_slice(if online { br#"{"event":"online","user_id":"# } else { br#"{"event":"offline","user_id":"# });
+    out.extend_from_slice(if online {
+        br#"{"event":"online","user_id":"#
+    } else {
+        br#"{"event":"offline","user_id":"#
+    });
     push_quoted(&mut out, user);
     out.extend_from_slice(br#","node":"#);
     push_quoted(&mut out, node);
@@ -112,7 +116,8 @@ mod tests {
 
     #[test]
     fn both_forms_are_read() {
-        let message = parse_service(br#"{"senderInstance":"a","payload":{"type":"message","content":1,"tags":{"k":2}}}"#);
+        let message =
+            parse_service(br#"{"senderInstance":"a","payload":{"type":"message","content":1,"tags":{"k":2}}}"#);
         let message = message.unwrap();
         assert_eq!(message.sender.as_deref(), Some("a"));
         let Payload::Ready { text, tags, .. } = message.payload else { panic!("it has a type") };

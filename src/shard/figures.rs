@@ -23,7 +23,9 @@ pub fn layout() -> Vec<Figure> {
     Held::default().each(|name, help, _| layout.push(Figure { group: "held", names: [name, ""], help }));
     Gauges::default().each(|name, help, _| layout.push(Figure { group: "gauges", names: [name, ""], help }));
     Counters::default().each(|group, names, help, _| layout.push(Figure { group, names, help }));
-    each_of_unicasts(&exchange::Counters::default(), |group, names, help, _| layout.push(Figure { group, names, help }));
+    each_of_unicasts(&exchange::Counters::default(), |group, names, help, _| {
+        layout.push(Figure { group, names, help })
+    });
     layout
 }
 

@@ -56,6 +56,8 @@ pub struct Gauges {
     pub bus_waiting: u32,
     /// Messages published or sent to users elsewhere that have no answer.
     pub bus_unanswered: u32,
+    /// Users elsewhere whose rows are remembered.
+    pub bus_routes: u32,
 }
 
 impl Gauges {
@@ -105,5 +107,6 @@ impl Gauges {
         f("bus_channels", "Channels subscribed to.", self.bus_channels.into());
         f("bus_waiting", "Users and channels for which a client waits.", self.bus_waiting.into());
         f("bus_unanswered", "Messages for other nodes that have no answer.", self.bus_unanswered.into());
+        f("bus_routes", "Users of other nodes whose rows are remembered.", self.bus_routes.into());
     }
 }

@@ -32,7 +32,9 @@ impl Shard {
                 self.publish_to_topic(topic, &name, parcel, Fate::Report { to: from, number, tally, own }, now);
                 return self.settle(debt, now);
             }
-            Order::ToUsers(users, publication, _) => Report::Delivered(self.deliver_to_users(&users, &publication, now)),
+            Order::ToUsers(users, publication, _) => {
+                Report::Delivered(self.deliver_to_users(&users, &publication, now))
+            }
             Order::ToTopic(topic, name, publication, _) => {
                 Report::Delivered(self.deliver_to_topic(topic, &name, publication, &debt, now))
             }

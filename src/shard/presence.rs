@@ -109,7 +109,7 @@ impl Shard {
                 });
                 self.send_answer(conn, Vec::from(frame).into_boxed_slice(), Some(debt), now);
             }
-            asker @ Asker::Node { .. } => self.tell(&asker, Said::Nothing, now),
+            asker @ Asker::Node { .. } => self.answer_node(&asker, Said::Nothing, now),
         }
     }
 
@@ -138,7 +138,7 @@ impl Shard {
         let listed: Vec<(&str, u32)> = users.iter().map(|(user, count)| (user.as_ref(), *count)).collect();
         let Asker::Client { conn, id, debt } = asker else {
             let (user_count, connection_count) = (census.users, census.connections);
-            return self.tell(&asker, Said::Present { users: listed, user_count, connection_count }, now);
+            return self.answer_node(&asker, Said::Present { users: listed, user_count, connection_count }, now);
         };
         let place = match topic {
             Topic::Room => Place::Room(&name),

@@ -101,9 +101,7 @@ impl Shard {
             return;
         }
         let publication = match message.payload {
-            Payload::Publication { from, publication } => {
-                self.encode(from.as_deref(), addressee, &publication, now).0
-            }
+            Payload::Publication { from, publication } => self.encode(from.as_deref(), addressee, &publication, now).0,
             Payload::Ready { text, event, class, tags } => {
                 let frame = server_frame_with(Opcode::Text, text.len(), |out| out.extend_from_slice(text.as_bytes()));
                 let class = class.unwrap_or_else(|| self.class_of(event.as_deref()));

@@ -158,7 +158,7 @@ impl Shard {
                 let asker = Asker::Node { channel: shared(&own_channel(node, epoch, origin.shard)), ticket };
                 if origin.instance == self.settings.instance {
                     // What is here is counted here.
-                    return self.tell(&asker, Said::Nothing, now);
+                    return self.answer_node(&asker, Said::Nothing, now);
                 }
                 self.asked(channel, what, asker, now);
             }
@@ -185,11 +185,11 @@ impl Shard {
             }
             _ => Said::Nothing,
         };
-        self.tell(&asker, said, now);
+        self.answer_node(&asker, said, now);
     }
 
     /// Answers a node.
-    pub(in crate::shard) fn tell(&mut self, asker: &Asker, said: Said<'_>, now: Now) {
+    pub(in crate::shard) fn answer_node(&mut self, asker: &Asker, said: Said<'_>, now: Now) {
         let Asker::Node { channel, ticket } = asker else { return };
         let node = self.cluster.as_ref().and_then(|cluster| cluster.agent.standing()).map(|s| s.node.clone());
         let payload = node.map(|node| Inquiry::Tell { ticket: *ticket, node: &node, said }.encode());

@@ -26,7 +26,7 @@ use crate::cluster::registry::wants::Pace;
 use crate::cluster::wire::{Incoming, Outgoing};
 use crate::config::Routing;
 use crate::ids::ShardId;
-use crate::limits::BUS_UNANSWERED_MAX;
+use crate::limits::{BUS_UNANSWERED_MAX, LEASE_POLL_MS};
 use crate::protocol::command::{ClusterInfo, NodeInfo};
 use crate::protocol::envelope::{Envelope, Topic};
 use crate::settings::Settings;
@@ -46,8 +46,6 @@ pub(super) use asking::Elsewhere;
 pub(super) use publishing::Fate;
 pub(super) use waiting::Admission;
 
-/// How often the leases are read.
-const POLL_LEASES_MS: u64 = 1_000;
 /// How long a channel waits for others to be subscribed to with it: its client waits too.
 const CHANNEL_DELAY_MS: u64 = 1;
 /// The channel for everybody.
@@ -101,8 +99,7 @@ impl Cluster {
         };
         let delay_ms = CHANNEL_DELAY_MS.min(redis.batch_delay_ms);
         let channels = Pace { batch_delay_ms: delay_ms, renew_every_ms: 0, ..rows };
-        let identity =
-            Identity { shard, instance: settings.instance, timeout_ms: redis.timeout_ms, rows, channels };
+        let identity = Identity { shard, instance: settings.instance, timeout_ms: redis.timeout_ms, rows, channels };
         let has_lease = shard == ShardId(0);
         let lease = has_lease.then(|| Lease::new(&settings.node_id, redis.lease_ttl_ms, random.u64(..)));
         let mut agent = Agent::new(&identity, lease, random.u64(..), hasher.clone());
@@ -153,7 +150,9 @@ impl Cluster {
         gauges.bus_rows = rows as u32;
         gauges.bus_channels = channels as u32;
         gauges.bus_waiting = self.waiting.len() as u32;
-        gauges.bus_unanswered = (self.publishes.len() + self.unicasts.len()) as u32;
+        let unicasts = self.unicasts.held();
+        gauges.bus_unanswered = (self.publishes.len() + unicasts.messages) as u32;
+        gauges.bus_routes = unicasts.routes as u32;
         gauges.bus_nodes = self.nodes.len() as u32;
         gauges.bus_epoch = self.agent.standing().map_or(0, |s| s.epoch);
     }
@@ -212,7 +211,7 @@ impl Shard {
             Incoming::Published { ticket, heard } => self.published(ticket, heard, now),
             Incoming::Unanswered(tickets) => self.publishes_lost(tickets, now),
             Incoming::Found { user, rows } => self.user_found(&user, rows, now),
-            Incoming::Invalidated(users) => self.routes_changed(&users, now),
+            Incoming::Invalidated(users) => self.routes_changed(&users),
             Incoming::InvalidatedAll => self.all_routes_changed(now),
             Incoming::Leases { leases, asked_ms } => {
                 self.leases_read(&leases, asked_ms, now);
@@ -334,7 +333,7 @@ impl Shard {
 
     fn poll_leases(&mut self, now: Now) {
         let Some(cluster) = &mut self.cluster else { return };
-        let due = cluster.polled_boot_ms.is_none_or(|at| now.boot_ms >= at + POLL_LEASES_MS);
+        let due = cluster.polled_boot_ms.is_none_or(|at| now.boot_ms >= at + LEASE_POLL_MS);
         if due && cluster.agent.state() != LinkState::Down {
             cluster.polled_boot_ms = Some(now.boot_ms);
             self.ask_bus(Outgoing::PollLeases { asked_ms: now.boot_ms });

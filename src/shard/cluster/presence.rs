@@ -60,7 +60,7 @@ impl Presence {
 impl Shard {
     /// A row of this shard was written or deleted.
     pub(super) fn row_written(&mut self, user: &Rc<str>, op: Op, others: &Rows, now: Now) {
-        self.routes_changed(std::slice::from_ref(user), now);
+        self.routes_changed(std::slice::from_ref(user));
         let here = self.users.find(user).is_some();
         let Some(cluster) = &mut self.cluster else { return };
         let online = match (op, here) {
@@ -136,9 +136,8 @@ impl Shard {
                 reaping.step = Step::Sample;
             }
         }
-        let gone = others.is_some_and(|rows| {
-            !rows.iter().any(|row| cluster.nodes.is_live(&row.node, row.epoch, now.boot_ms))
-        });
+        let gone =
+            others.is_some_and(|rows| !rows.iter().any(|row| cluster.nodes.is_live(&row.node, row.epoch, now.boot_ms)));
         if gone {
             self.publish_on(USER_EVENTS, Some(presence_event(false, user, node)), Fate::Untold, now);
         }

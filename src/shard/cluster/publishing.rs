@@ -98,6 +98,7 @@ impl Shard {
             origin_node: &standing.node,
             origin_epoch: standing.epoch,
             number: 0,
+            route_began: 0,
             to,
             message_id,
             class: publication.class,
@@ -155,7 +156,7 @@ impl Shard {
     /// The connection ended with these on their way.
     pub(super) fn publishes_lost(&mut self, tickets: Vec<u64>, now: Now) {
         let (unicasts, tickets): (Vec<u64>, Vec<u64>) = tickets.into_iter().partition(|ticket| *ticket < FIRST_TICKET);
-        self.unicasts_unanswered(&unicasts, now);
+        self.unicasts_unanswered(&unicasts);
         for ticket in tickets {
             if let Some(fate) = self.cluster.as_mut().and_then(|cluster| cluster.publishes.end(ticket)) {
                 self.connections.counters.bus_lost += 1;

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use super::{Cluster, clock};
 use crate::cluster::agent::Event as AgentEvent;
 use crate::cluster::exchange::{
-    BROADCAST_CHANNEL, Counters, Effect, Exchange, Here, Letter, Mode, Outcome, Outgoing, Polled, Settings, Verdict,
+    BROADCAST_CHANNEL, Counters, Effect, Exchange, Held, Here, Letter, Mode, Outcome, Outgoing, Polled, Settings,
+    Verdict,
 };
 use crate::cluster::link::State as LinkState;
 use crate::cluster::nodes;
@@ -79,9 +80,9 @@ impl Unicasts {
         }
     }
 
-    /// Messages whose senders wait.
-    pub(super) fn len(&self) -> usize {
-        self.askers.len()
+    /// What is under way.
+    pub(super) fn held(&self) -> Held {
+        self.exchange.held()
     }
 
     pub(super) fn counters(&self) -> &Counters {
@@ -170,7 +171,7 @@ impl Shard {
                     let Letter { user, class, key, frame, .. } = &*letter;
                     let status = self.deliver_frame_to_user(user, frame.clone(), *class, *key, None, now);
                     let status = Some(status).filter(|status| *status != Status::Offline);
-                    self.on_exchange(|exchange| exchange.here(ticket, status, clock(now)));
+                    self.on_exchange(|exchange| exchange.here(ticket, status));
                 }
                 Effect::Settled { token, outcome } => self.unicast_settled(token, outcome, now),
                 Effect::Missing { user } => self.tell_agent(AgentEvent::UserMissing(&user), now),
@@ -238,7 +239,7 @@ impl Shard {
                     Status::Dropped => Answer::Dropped,
                     Status::Offline => Answer::Moved,
                 };
-                self.on_exchange(|exchange| exchange.delivered(label, answer, clock(now)));
+                self.on_exchange(|exchange| exchange.delivered(label, answer));
             }
             Verdict::Answered | Verdict::Discarded(_) => {}
         }
@@ -249,12 +250,12 @@ impl Shard {
         self.on_exchange(|exchange| exchange.answers(answers, clock(now)));
     }
 
-    pub(super) fn user_found(&mut self, user: &str, rows: Option<Rows>, now: Now) {
+    pub(super) fn user_found(&mut self, user: &Rc<str>, rows: Option<Rows>, now: Now) {
         self.on_exchange(|exchange| exchange.found(user, rows, clock(now)));
     }
 
-    pub(super) fn routes_changed(&mut self, users: &[Rc<str>], now: Now) {
-        self.on_exchange(|exchange| users.iter().for_each(|user| exchange.invalidated(user, clock(now))));
+    pub(super) fn routes_changed(&mut self, users: &[Rc<str>]) {
+        self.on_exchange(|exchange| users.iter().for_each(|user| exchange.invalidated(user)));
     }
 
     pub(super) fn all_routes_changed(&mut self, now: Now) {
@@ -265,8 +266,8 @@ impl Shard {
         self.on_exchange(|exchange| exchange.published(ticket, heard, clock(now)));
     }
 
-    pub(super) fn unicasts_unanswered(&mut self, tickets: &[u64], now: Now) {
-        self.on_exchange(|exchange| exchange.unanswered(tickets, clock(now)));
+    pub(super) fn unicasts_unanswered(&mut self, tickets: &[u64]) {
+        self.on_exchange(|exchange| exchange.unanswered(tickets));
     }
 
     /// The leases were read.

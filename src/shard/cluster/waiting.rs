@@ -169,12 +169,15 @@ impl Shard {
         {
             match what {
                 What::User(user) => {
-                    for newcomer in take_due(&mut cluster.waiting.users, &user, |newcomer| newcomer.deadline_ms <= due_ms) {
+                    for newcomer in
+                        take_due(&mut cluster.waiting.users, &user, |newcomer| newcomer.deadline_ms <= due_ms)
+                    {
                         self.begin_now(newcomer, true, now);
                     }
                 }
                 What::Channel(channel) => {
-                    let due = take_due(&mut cluster.waiting.channels, &channel, |entrant| entrant.deadline_ms <= due_ms);
+                    let due =
+                        take_due(&mut cluster.waiting.channels, &channel, |entrant| entrant.deadline_ms <= due_ms);
                     for entrant in due {
                         self.entered(&channel, entrant, true, now);
                     }
@@ -205,11 +208,7 @@ impl Shard {
 }
 
 /// Takes those out that are due.
-fn take_due<T>(
-    waiting: &mut HashMap<Rc<str>, Vec<T>, RandomState>,
-    name: &str,
-    is_due: impl Fn(&T) -> bool,
-) -> Vec<T> {
+fn take_due<T>(waiting: &mut HashMap<Rc<str>, Vec<T>, RandomState>, name: &str, is_due: impl Fn(&T) -> bool) -> Vec<T> {
     let Some(all) = waiting.get_mut(name) else { return Vec::new() };
     let due: Vec<T> = all.extract_if(.., |one| is_due(one)).collect();
     if all.is_empty() {

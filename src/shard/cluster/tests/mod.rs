@@ -38,7 +38,10 @@ fn a_session_begins_when_the_registry_has_its_user() {
     world.unhang();
     world.pass(100);
     let said = world.said(alice);
-    assert_eq!((&said[0]["type"], &said[0]["local"], &said[1]["type"]), (&json!("auth:ok"), &Value::Null, &json!("pong")));
+    assert_eq!(
+        (&said[0]["type"], &said[0]["local"], &said[1]["type"]),
+        (&json!("auth:ok"), &Value::Null, &json!("pong"))
+    );
     assert!(world.redis.rows["alice"].contains_key("node-0"));
     // A second device finds the row.
     let again = world.connect(0, "alice");
@@ -141,7 +144,9 @@ fn services_speak_through_the_bus_alone() {
             let said = world.said(client);
             let here = who.iter().any(|one| one.host == client.host && one.conn == client.conn);
             assert_eq!(said.len(), usize::from(here), "{channel}: {said:?}");
-            assert!(said.iter().all(|m| m["content"] == json!({"x": 1}) && m["from"] == "shop" && m["event"] == "sale"));
+            assert!(
+                said.iter().all(|m| m["content"] == json!({"x": 1}) && m["from"] == "shop" && m["event"] == "sale")
+            );
         }
     }
     world.service("user:bob", r#"{"senderInstance":"elsewhere","payload":{"type":"message","content":1,"mine":2}}"#);

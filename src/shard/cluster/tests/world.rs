@@ -320,7 +320,8 @@ impl World {
                 let living = self.redis.leases.iter().map(|(node, (epoch, until_ms, _))| {
                     polled(node, *epoch, *until_ms as i64 - self.now.boot_ms as i64)
                 });
-                let leases = living.chain(self.redis.graves.iter().map(|(node, epoch)| polled(node, *epoch, -1))).collect();
+                let leases =
+                    living.chain(self.redis.graves.iter().map(|(node, epoch)| polled(node, *epoch, -1))).collect();
                 Incoming::Leases { leases, asked_ms }
             }
             Outgoing::Sample { grave } => {
@@ -478,7 +479,7 @@ fn settings(routing: Routing, node: usize, shards: u16) -> Settings {
     let homes = Homes::new(shards, 77 + node as u64);
     let mut settings = Settings::new(config, None, format!("node-{node}"), 1_000 + node as u32, homes).unwrap();
     let all = ["send:*", "join:*", "subscribe:*", "publish:*", "presence:*", "broadcast"];
-    settings.default_permissions = Arc::new(crate::protocol::Permissions::parse(all).unwrap());
+    settings.default_permissions = Arc::new(crate::protocol::Permissions::parse(all.into_iter()).unwrap());
     settings
 }
 
