@@ -10,6 +10,7 @@
 //! | [`registry`] | the location rows of this shard's users, and those of others |
 //! | [`parcel`] | what shards of different nodes say to each other, as bytes |
 //! | [`ring`] | where a user belongs, for `cluster.routing = "hash"` |
+//! | [`moving`] | who is told to go there |
 //! | [`exchange`] | messages to users on other nodes, and from there: look-ups, answers, and what has to be sent again |
 //! | [`delivery`] | what was sent to one destination and is not acknowledged; what has come from one origin |
 //! | [`hash`] | the hash that all nodes share |
@@ -70,6 +71,7 @@ pub mod exchange;
 pub mod hash;
 pub mod lease;
 pub mod link;
+pub mod moving;
 pub mod nodes;
 pub mod parcel;
 pub mod registry;

@@ -297,7 +297,8 @@ impl World {
     fn watch_lease(&mut self, node: usize) {
         let now_ms = self.now_ms;
         let place = &mut self.nodes[node];
-        let lost = place.lease.as_ref().is_some_and(|lease| lease.until_ms <= now_ms || place.lose_lease_at_ms == now_ms);
+        let lost =
+            place.lease.as_ref().is_some_and(|lease| lease.until_ms <= now_ms || place.lose_lease_at_ms == now_ms);
         // It is noticed now, or a little later, as a tick would.
         if lost && self.rng.bool() {
             self.stand(node, None);
@@ -461,17 +462,21 @@ impl World {
         match reply {
             Reply::Put { user, epoch, done } => {
                 place.written(&user, true, done, Some(epoch), clock.mono_ms);
-                place.exchange.invalidated(&user.as_str().into());
+                place.exchange.invalidated(&user);
             }
             Reply::Deleted { user } => {
                 place.written(&user, false, true, None, clock.mono_ms);
-                place.exchange.invalidated(&user.as_str().into());
+                place.exchange.invalidated(&user);
             }
             Reply::Found { user, rows } => {
                 let user: Rc<str> = user.as_str().into();
                 let found = place.finding.iter().position(|finding| *finding == user).expect("it was asked");
                 place.finding.remove(found);
-                let row = |(node, epoch, shard): (String, u64, u16)| Row { node: node.as_str().into(), epoch, shard: ShardId(shard) };
+                let row = |(node, epoch, shard): (String, u64, u16)| Row {
+                    node: node.as_str().into(),
+                    epoch,
+                    shard: ShardId(shard),
+                };
                 let rows: Rows = rows.into_iter().map(row).collect();
                 place.exchange.found(&user, Some(rows), clock);
             }
@@ -501,7 +506,7 @@ impl World {
                     self.act(node, shard);
                 }
             }
-            Reply::Invalidated { user } => place.exchange.invalidated(&user.as_str().into()),
+            Reply::Invalidated { user } => place.exchange.invalidated(&user),
             Reply::InvalidatedAll => place.exchange.invalidated_all(clock),
             Reply::Message { channel, payload } => self.message(node, shard, &channel, &payload),
         }
@@ -616,7 +621,10 @@ impl World {
             let epoch = node.lease.as_ref().map(|lease| lease.epoch);
             let lives = epoch.is_some_and(|epoch| self.redis.has_lease(&node.name, epoch, self.now_ms));
             if !lives {
-                node.shards.iter_mut().flat_map(|shard| shard.sessions.values_mut()).for_each(|s| s.sure_since_ms = None);
+                node.shards
+                    .iter_mut()
+                    .flat_map(|shard| shard.sessions.values_mut())
+                    .for_each(|s| s.sure_since_ms = None);
             }
         }
     }
@@ -633,7 +641,14 @@ impl World {
 }
 
 /// Into the outbox of the user's session on this shard, if there is one; now and then it refuses.
-fn deliver(shard: &mut Shard, user: &str, id: u64, ledger: &mut Ledger, rng: &mut fastrand::Rng, remote: bool) -> Status {
+fn deliver(
+    shard: &mut Shard,
+    user: &str,
+    id: u64,
+    ledger: &mut Ledger,
+    rng: &mut fastrand::Rng,
+    remote: bool,
+) -> Status {
     let Some(session) = shard.sessions.get(user) else { return Status::Offline };
     let accepted = rng.u32(..12) > 0;
     ledger.offered(id, session.id, user, accepted, remote);

@@ -158,7 +158,10 @@ impl Shard {
     pub fn written(&mut self, user: &str, put: bool, done: bool, _epoch: Option<u64>, now_ms: u64) {
         let Some(row) = self.rows.get_mut(user).filter(|row| row.asked) else { return };
         *row = RowState { known: done.then_some(put), asked: false };
-        if put && done && let Some(session) = self.sessions.get_mut(user) {
+        if put
+            && done
+            && let Some(session) = self.sessions.get_mut(user)
+        {
             session.sure_since_ms.get_or_insert(now_ms);
         }
     }

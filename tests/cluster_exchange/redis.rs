@@ -17,18 +17,45 @@ pub enum Command {
 
 #[derive(Clone)]
 pub enum Reply {
-    Put { user: String, epoch: u64, done: bool },
-    Deleted { user: String },
-    Found { user: String, rows: Vec<(String, u64, u16)> },
-    Published { ticket: u64, heard: u64 },
+    Put {
+        user: String,
+        epoch: u64,
+        done: bool,
+    },
+    Deleted {
+        user: String,
+    },
+    Found {
+        user: String,
+        rows: Vec<(String, u64, u16)>,
+    },
+    Published {
+        ticket: u64,
+        heard: u64,
+    },
     Subscribed,
-    Acquired { epoch: u64, sent_ms: u64 },
-    Renewed { renewed: bool, epoch: u64, sent_ms: u64 },
+    Acquired {
+        epoch: u64,
+        sent_ms: u64,
+    },
+    Renewed {
+        renewed: bool,
+        epoch: u64,
+        sent_ms: u64,
+    },
     /// Node, epoch, how long it lives on (nothing: it is over), shards.
-    Leases { leases: Vec<(String, u64, Option<u64>)>, asked_ms: u64 },
-    Invalidated { user: String },
+    Leases {
+        leases: Vec<(String, u64, Option<u64>)>,
+        asked_ms: u64,
+    },
+    Invalidated {
+        user: String,
+    },
     InvalidatedAll,
-    Message { channel: String, payload: Vec<u8> },
+    Message {
+        channel: String,
+        payload: Vec<u8>,
+    },
 }
 
 /// One connection: what is on its way in both directions.
@@ -74,7 +101,12 @@ impl Redis {
             self.graves.insert((node, epoch));
         }
         for (node, epoch) in std::mem::take(&mut self.graves) {
-            let dead: Vec<String> = self.rows.iter().filter(|(_, rows)| rows.get(&node).is_some_and(|r| r.0 <= epoch)).map(|(u, _)| u.clone()).collect();
+            let dead: Vec<String> = self
+                .rows
+                .iter()
+                .filter(|(_, rows)| rows.get(&node).is_some_and(|r| r.0 <= epoch))
+                .map(|(u, _)| u.clone())
+                .collect();
             for user in dead {
                 self.rows.get_mut(&user).unwrap().remove(&node);
                 self.touched(&user, None, connections);
