@@ -16,7 +16,7 @@
 //! | connections of a user | `session.max_per_user` | the oldest is closed, 4004 | closes `replaced` |
 //! | presence questions | [`PRESENCE_QUESTIONS_MAX`] open per shard, of [`PRESENCE_USERS_MAX`] names | `unavailable` | `presence` |
 //! | messages to other nodes | [`EXCHANGE_MESSAGES_MAX`], [`EXCHANGE_BYTES_MAX`] per shard until they are answered; [`EXCHANGE_PER_DESTINATION_MAX`], [`EXCHANGE_WAITING_PER_USER_MAX`] | `unavailable` | `exchange_unavailable` |
-//! | what is remembered of other nodes | [`ROUTES_MAX`], [`EXCHANGE_ORIGINS_MAX`], [`EXCHANGE_MOVED_PER_ORIGIN_MAX`], [`EXCHANGE_REMEMBERED_MAX`], [`EXCHANGE_STRANGERS_MAX`] per shard | the oldest is forgotten: a look-up more | |
+//! | what is remembered of other nodes | [`ROUTES_MAX`], [`EXCHANGE_ORIGINS_MAX`], [`EXCHANGE_MOVED_PER_ORIGIN_MAX`], [`EXCHANGE_REMEMBERED_MAX`], [`EXCHANGE_STRANGERS_MAX`], [`MOVING_TOLD_MAX`] per shard | the oldest is forgotten: a look-up more | |
 //! | user agents | [`USER_AGENTS_MAX`] distinct ones per shard, of [`USER_AGENT_BYTES_MAX`] | new ones are not kept | |
 //! | envelopes between shards | credit: [`MESH_CREDIT_ENVELOPES`], [`MESH_CREDIT_BYTES`] | the sender is not read from | `credit_waits` |
 //! | **all of what a shard holds for its connections** | `outbox.shard_budget` | the ladder of [`pressure`](crate::shard::pressure) | `held_bytes`, `pressure` |
@@ -84,6 +84,8 @@ pub const EXCHANGE_MOVED_PER_ORIGIN_MAX: usize = 1024;
 pub const EXCHANGE_REMEMBERED_MAX: usize = 16_384;
 /// Nodes that are named by rows and by no lease, and that one shard remembers.
 pub const EXCHANGE_STRANGERS_MAX: usize = 1024;
+/// Users whom one shard remembers to have told to move; over it, nobody is told.
+pub const MOVING_TOLD_MAX: usize = 65_536;
 /// Users whose rows one shard remembers.
 pub const ROUTES_MAX: usize = 65_536;
 /// How often the leases of all nodes are read, in milliseconds.

@@ -12,6 +12,7 @@
 //! | [`inquiry`] | questions between nodes, as bytes: who is there, and what is to be done with a user's connections |
 //! | [`wire`] | what goes between a shard and its connections to the bus, as values |
 //! | [`ring`] | where a user belongs, for `cluster.routing = "hash"` |
+//! | [`moving`] | who is told to go there |
 //! | [`exchange`] | messages to users on other nodes, and from there: look-ups, answers, and what has to be sent again |
 //! | [`delivery`] | what was sent to one destination and is not acknowledged; what has come from one origin |
 //! | [`hash`] | the hash that all nodes share |
@@ -58,6 +59,7 @@ pub mod hash;
 pub mod inquiry;
 pub mod lease;
 pub mod link;
+pub mod moving;
 pub mod nodes;
 pub mod parcel;
 pub mod registry;

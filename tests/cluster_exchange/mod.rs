@@ -462,11 +462,11 @@ impl World {
         match reply {
             Reply::Put { user, epoch, done } => {
                 place.written(&user, true, done, Some(epoch), clock.mono_ms);
-                place.exchange.invalidated(&user.as_str().into());
+                place.exchange.invalidated(&user);
             }
             Reply::Deleted { user } => {
                 place.written(&user, false, true, None, clock.mono_ms);
-                place.exchange.invalidated(&user.as_str().into());
+                place.exchange.invalidated(&user);
             }
             Reply::Found { user, rows } => {
                 let user: Rc<str> = user.as_str().into();
@@ -506,7 +506,7 @@ impl World {
                     self.act(node, shard);
                 }
             }
-            Reply::Invalidated { user } => place.exchange.invalidated(&user.as_str().into()),
+            Reply::Invalidated { user } => place.exchange.invalidated(&user),
             Reply::InvalidatedAll => place.exchange.invalidated_all(clock),
             Reply::Message { channel, payload } => self.message(node, shard, &channel, &payload),
         }

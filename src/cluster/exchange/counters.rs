@@ -46,7 +46,7 @@ counters! {
     missed,
     /// Answers that answer nothing (any more).
     answers_stale,
-    /// Messages received for users here.
+    /// Messages received for users whose home is here.
     received,
     /// Messages received for users who were not here.
     useless,

@@ -52,8 +52,6 @@ pub(super) struct Message {
     pub(super) took: SmallVec<[Rc<str>; 1]>,
     /// Destinations that did not have the user when they were last asked.
     pub(super) left: SmallVec<[Destination; 1]>,
-    /// In broadcast: the nodes, and epochs, that have not answered.
-    pub(super) asked: SmallVec<[(Rc<str>, u64); 4]>,
     best: Option<Status>,
     doubt: Option<Cause>,
 }
@@ -139,7 +137,6 @@ impl Messages {
             moves: 0,
             took: SmallVec::new(),
             left: SmallVec::new(),
-            asked: SmallVec::new(),
             best,
             doubt: None,
         };

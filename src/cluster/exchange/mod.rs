@@ -230,16 +230,16 @@ impl Exchange {
     }
 
     /// The answer to [`Effect::Find`]: the user's rows, or `None` where there was no answer.
-    pub fn found(&mut self, user: &Rc<str>, rows: Option<Rows>, clock: Clock) {
+    pub fn found(&mut self, user: &str, rows: Option<Rows>, clock: Clock) {
         self.found_by_registry(user, rows, clock);
     }
 
     /// The rows of this user have changed. To be called as well when a write of this shard to the rows of a user is answered: Redis
     /// forgets then that this connection has read them, and with `NOLOOP` does not say so.
-    pub fn invalidated(&mut self, user: &Rc<str>) {
+    pub fn invalidated(&mut self, user: &str) {
         self.routes.invalidate(user);
-        if self.lookups.wake(user) {
-            self.ask(user.clone());
+        if let Some(user) = self.lookups.wake(user) {
+            self.ask(user);
         }
     }
 
@@ -568,3 +568,6 @@ impl Exchange {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

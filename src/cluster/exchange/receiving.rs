@@ -268,3 +268,118 @@ impl Recent {
         self.new.insert(message, answer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{MessageId, ShardId};
+
+    fn inbox(bounds: Bounds) -> Inbox {
+        Inbox::new(bounds, RandomState::with_seeds(1, 2, 3, 4))
+    }
+
+    fn label(number: u64, route_began: u64, user: &str) -> Label<'_> {
+        Label {
+            origin: Origin { instance: 9, shard: ShardId(1) },
+            origin_node: "b",
+            origin_epoch: 5,
+            number,
+            route_began,
+            to: Target::User(user),
+            message_id: MessageId(u128::from(number)),
+            class: Default::default(),
+            key: None,
+            tags: None,
+            except_user: None,
+        }
+    }
+
+    #[test]
+    fn numbers_pass_once_and_in_order_and_begin_where_they_begin() {
+        let mut inbox = inbox(Bounds::default());
+        for (number, came) in [
+            (50, Ok(())),
+            (50, Err(Discarded::Twice)),
+            (51, Ok(())),
+            (54, Ok(())),
+            (53, Err(Discarded::Late)),
+            (53, Err(Discarded::Twice)),
+            (49, Err(Discarded::Twice)),
+            (0, Err(Discarded::Twice)),
+            (u64::MAX, Ok(())),
+        ] {
+            assert_eq!(inbox.admit(&label(number, 1, "u"), 0), came, "{number}");
+        }
+        let other = Label { origin: Origin { instance: 9, shard: ShardId(2) }, ..label(50, 1, "u") };
+        assert_eq!(inbox.admit(&other, 0), Ok(()), "another origin counts by itself");
+    }
+
+    #[test]
+    fn who_was_said_to_have_moved_has_moved_until_the_route_is_another() {
+        let mut inbox = inbox(Bounds { moved_per_origin_max: 2, ..Bounds::default() });
+        let mut came = |inbox: &mut Inbox, number, began, user: &'static str, here: Option<Answer>| {
+            inbox.admit(&label(number, began, user), 0).unwrap();
+            let came = inbox.came(&label(number, began, user));
+            let answer = match came {
+                Came::New => here.unwrap_or(Answer::Moved),
+                Came::Answer(answer) => answer,
+            };
+            inbox.answer(&label(number, began, user), answer);
+            came
+        };
+        assert_eq!(came(&mut inbox, 1, 1, "u", None), Came::New);
+        // The user is back, and the next was sent by the same route: it must not overtake the first.
+        assert_eq!(came(&mut inbox, 2, 1, "u", Some(Answer::Delivered)), Came::Answer(Answer::Moved));
+        assert_eq!(came(&mut inbox, 3, 3, "v", Some(Answer::Delivered)), Came::New, "another user");
+        assert_eq!(came(&mut inbox, 4, 4, "u", Some(Answer::Delivered)), Came::New, "looked up since");
+        assert_eq!(came(&mut inbox, 5, 4, "u", Some(Answer::Delivered)), Came::New);
+        // More than can be remembered: then every route counts as stale that is as old.
+        for (number, user) in [(6, "w"), (7, "x"), (8, "y")] {
+            assert_eq!(came(&mut inbox, number, number, user, None), Came::New);
+        }
+        assert_eq!(came(&mut inbox, 9, 3, "v", Some(Answer::Delivered)), Came::Answer(Answer::Moved));
+        assert_eq!(came(&mut inbox, 10, 10, "v", Some(Answer::Delivered)), Came::New);
+    }
+
+    #[test]
+    fn what_was_delivered_under_another_number_is_answered_and_not_delivered_again() {
+        let mut inbox = inbox(Bounds { remembered_max: 8, ..Bounds::default() });
+        let again = Label { message_id: MessageId(1), ..label(2, 2, "u") };
+        inbox.admit(&label(1, 1, "u"), 0).unwrap();
+        inbox.answer(&label(1, 1, "u"), Answer::Dropped);
+        assert_eq!(inbox.came(&again), Came::Answer(Answer::Dropped));
+        assert_eq!(inbox.came(&Label { to: Target::User("v"), ..again.clone() }), Came::New, "it is for several users");
+        inbox.start_over();
+        assert_eq!(inbox.came(&again), Came::Answer(Answer::Dropped), "under another epoch too");
+        for number in 2..20 {
+            inbox.answer(&label(number, number, "u"), Answer::Delivered);
+            assert!(inbox.recent.new.len() + inbox.recent.old.len() <= 8);
+        }
+    }
+
+    #[test]
+    fn answers_go_in_full_parcels_to_where_their_origin_was() {
+        let mut inbox = inbox(Bounds { origins_max: 2, ..Bounds::default() });
+        let count = ANSWERS_MAX as u64 + 2;
+        for number in 1..=count {
+            inbox.admit(&label(number, 1, "u"), 0).unwrap();
+            inbox.answer(&label(number, 1, "u"), Answer::Delivered);
+        }
+        let moved = Label { origin_epoch: 6, ..label(count + 1, 1, "u") };
+        inbox.admit(&moved, 0).unwrap();
+        inbox.answer(&moved, Answer::Dropped);
+        assert_eq!(inbox.owed() as u64, count + 1);
+        let parcels: Vec<_> = inbox.take_parcels().iter().map(|p| (p.channel(), p.answers.len())).collect();
+        let expected = [("shard:b:5:1", ANSWERS_MAX), ("shard:b:5:1", 2), ("shard:b:6:1", 1)];
+        assert_eq!(parcels, expected.map(|(channel, len)| (channel.to_owned(), len)));
+        assert_eq!((inbox.take_parcels(), inbox.owed()), (vec![], 0));
+        // Those who are forgotten for others are answered first.
+        for (instance, now_ms) in [(1, 1), (2, 2), (3, 3)] {
+            let label = Label { origin: Origin { instance, shard: ShardId(0) }, ..label(1, 1, "u") };
+            inbox.admit(&label, now_ms).unwrap();
+            inbox.answer(&label, Answer::Delivered);
+            assert!(inbox.peers() <= 2);
+        }
+        assert_eq!(inbox.take_parcels().len(), 3);
+    }
+}

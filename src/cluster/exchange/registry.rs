@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
-use super::event::{Cause, Effect, Letter};
+use super::event::{Cause, Letter};
 use super::messages::{Key, Message};
 use super::places::{Life, Places};
 use super::{Exchange, Me, Part};
@@ -83,8 +83,9 @@ impl Exchange {
         }
     }
 
-    pub(super) fn found_by_registry(&mut self, user: &Rc<str>, rows: Option<Rows>, clock: Clock) {
+    pub(super) fn found_by_registry(&mut self, user: &str, rows: Option<Rows>, clock: Clock) {
         let Some(waited) = self.lookups.found(user) else { return };
+        let user = waited.user;
         for (order, key) in &waited.messages {
             self.waits.remove(order);
             if let Some(message) = self.messages.get_mut(*key) {
@@ -95,7 +96,7 @@ impl Exchange {
             return waited.messages.into_iter().for_each(|(_, key)| self.give_up(key, Cause::Refused));
         };
         if !rows.is_empty() || self.doubt.is_none() {
-            self.routes.insert(user, rows.clone());
+            self.routes.insert(&user, rows.clone());
         }
         let mut messages = waited.messages.into_iter();
         while let Some((order, key)) = messages.next() {
@@ -111,9 +112,9 @@ impl Exchange {
             rest.iter().for_each(|(_, key)| self.wait(*key, cause));
             if cause.is_some() {
                 let until_ms = clock.mono_ms + (HOLD_MS << waited.holds.min(4));
-                return self.lookups.hold(user, rest, waited.holds, true, until_ms);
+                return self.lookups.hold(&user, rest, waited.holds, true, until_ms);
             }
-            return self.ask_again(user, rest);
+            return self.ask_again(&user, rest);
         }
     }
 
@@ -312,7 +313,7 @@ impl Exchange {
     fn wait(&mut self, key: Key, held_for: Option<Cause>) {
         if let Some(message) = self.messages.get_mut(key) {
             message.waits = true;
-            message.held_for = held_for.or(message.held_for);
+            message.held_for = held_for;
             self.waits.insert(message.order, key);
         }
     }

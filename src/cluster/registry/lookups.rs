@@ -56,6 +56,8 @@ pub struct Moved {
 /// What a look-up was for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Waited<M> {
+    /// Who was looked up.
+    pub user: Rc<str>,
     /// The messages, in the order in which they must go out.
     pub messages: VecDeque<(u64, M)>,
     /// The last message that was there when it was asked: those after it have not been asked for.
@@ -180,9 +182,9 @@ impl<M: Copy> Lookups<M> {
     /// The look-up of a user has been answered, or has failed: everything that waited for it. What is sent of it now goes by the new route.
     pub fn found(&mut self, user: &str) -> Option<Waited<M>> {
         let Phase::Asking { asked } = self.flows.get(user)?.phase else { return None };
-        let flow = self.flows.remove(user)?;
+        let (user, flow) = self.flows.remove_entry(user)?;
         self.waiting -= flow.waiting.len();
-        Some(Waited { messages: flow.waiting, asked, holds: flow.holds })
+        Some(Waited { user, messages: flow.waiting, asked, holds: flow.holds })
     }
 
     /// These messages were found no place yet: the user is looked up again at `until_ms`, or when what went out is answered. They are the
@@ -199,15 +201,14 @@ impl<M: Copy> Lookups<M> {
         }
     }
 
-    /// Something has changed for this user: returns whether to look a held one up at once.
-    #[must_use]
-    pub fn wake(&mut self, user: &str) -> bool {
-        let Some(flow) = self.flows.get_mut(user) else { return false };
-        let Phase::Held { until_ms } = flow.phase else { return false };
-        flow.ask();
-        // A set of pairs is not searched by half of one.
-        let held = self.flows.get_key_value(user).map(|(user, _)| (until_ms, user.clone()));
-        held.is_some_and(|held| self.held.remove(&held))
+    /// Something has changed for this user: returns them if they are held, to be looked up at once.
+    pub fn wake(&mut self, user: &str) -> Option<Rc<str>> {
+        let Phase::Held { until_ms } = self.flows.get(user)?.phase else { return None };
+        let (user, _) = self.flows.get_key_value(user)?;
+        let held = (until_ms, user.clone());
+        self.held.remove(&held);
+        self.flows.get_mut(&held.1)?.ask();
+        Some(held.1)
     }
 
     /// The next held user whose time has come: to be looked up now.

@@ -87,7 +87,10 @@ fn what_is_held_is_looked_up_in_its_time_or_when_something_changes() {
     hold(&mut lookups, "sooner", 100);
     hold(&mut lookups, "changed", 150);
     assert_eq!(send(&mut lookups, "sooner", 2, true), Verdict::Wait);
-    assert!(lookups.wake("changed") && !lookups.wake("changed") && !lookups.wake("nobody"));
+    assert_eq!(
+        (lookups.wake("changed"), lookups.wake("changed"), lookups.wake("nobody")),
+        (Some("changed".into()), None, None)
+    );
     assert_eq!(
         (lookups.wake_next(99), lookups.wake_next(199), lookups.wake_next(199)),
         (None, Some("sooner".into()), None)
