@@ -32,6 +32,8 @@ struct Peer {
     window: Window,
     moved: Moved,
     answers: Vec<(u64, Answer)>,
+    /// It is among those for whom answers have gathered.
+    owed: bool,
     heard_ms: u64,
 }
 
@@ -81,6 +83,7 @@ impl Inbox {
             window: Window::beginning(label.number),
             moved: Moved::new(bound, self.hasher.clone()),
             answers: Vec::new(),
+            owed: false,
             heard_ms: now_ms,
         });
         peer.heard_ms = now_ms;
@@ -120,7 +123,7 @@ impl Inbox {
         } else {
             peer.moved.remove(user);
         }
-        if peer.answers.is_empty() {
+        if !std::mem::replace(&mut peer.owed, true) {
             self.owed.push(label.origin);
         }
         peer.answers.push((label.number, answer));
@@ -133,7 +136,9 @@ impl Inbox {
     pub(super) fn take_parcels(&mut self) -> Vec<Parcel> {
         let mut parcels = std::mem::take(&mut self.sealed);
         for origin in self.owed.drain(..) {
-            parcels.extend(self.peers.get_mut(&origin).and_then(|peer| peer.parcel(origin)));
+            let Some(peer) = self.peers.get_mut(&origin) else { continue };
+            peer.owed = false;
+            parcels.extend(peer.parcel(origin));
         }
         parcels
     }
@@ -317,7 +322,7 @@ mod tests {
     #[test]
     fn who_was_said_to_have_moved_has_moved_until_the_route_is_another() {
         let mut inbox = inbox(Bounds { moved_per_origin_max: 2, ..Bounds::default() });
-        let mut came = |inbox: &mut Inbox, number, began, user: &'static str, here: Option<Answer>| {
+        let came = |inbox: &mut Inbox, number, began, user: &'static str, here: Option<Answer>| {
             inbox.admit(&label(number, began, user), 0).unwrap();
             let came = inbox.came(&label(number, began, user));
             let answer = match came {
