@@ -204,6 +204,10 @@ impl Exchange {
         let open = self.is_open(clock);
         let bytes = self.messages.bytes() + letter.frame.len();
         let full = self.messages.len() >= self.settings.bounds.messages_max || bytes > self.settings.bounds.bytes_max;
+        if !open && self.lookups.waiting() > 0 {
+            // The lease has run out, and nobody has said so yet. They go first.
+            self.give_up_waiting();
+        }
         if full || (!open && here != Here::Waits) {
             return self.refuse(here, token, if open { Cause::Full } else { Cause::Link });
         }
