@@ -16,6 +16,7 @@
 //! | connections of a user | `session.max_per_user` | the oldest is closed, 4004 | closes `replaced` |
 //! | presence questions | [`PRESENCE_QUESTIONS_MAX`] open per shard, of [`PRESENCE_USERS_MAX`] names | `unavailable` | `presence` |
 //! | user agents | [`USER_AGENTS_MAX`] distinct ones per shard, of [`USER_AGENT_BYTES_MAX`] | new ones are not kept | |
+//! | questions to services (`[hooks]`) | one per connection, which is not read from meanwhile; `hooks.in_flight`, [`QUESTIONS_BYTES_MAX`] | as `hooks.connect_failure`, `hooks.message_failure` say | `asking`, `hook_questions` by result |
 //! | envelopes between shards | credit: [`MESH_CREDIT_ENVELOPES`], [`MESH_CREDIT_BYTES`] | the sender is not read from | `credit_waits` |
 //! | **all of what a shard holds for its connections** | `outbox.shard_budget` | the ladder of [`pressure`](crate::shard::pressure) | `held_bytes`, `pressure` |
 //!
@@ -103,6 +104,12 @@ pub const API_BATCH_MAX: usize = 10_000;
 pub const API_USERS_MAX: usize = 10_000;
 /// Bytes of happenings that wait to be told to services.
 pub const HAPPENINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of questions to services that wait for an answer, of each kind; over it they count as not answered.
+pub const QUESTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long after its time a question that nobody has answered, not even with a failure, is given up, in milliseconds.
+pub const QUESTION_SLACK_MS: u64 = 2_000;
+/// Bytes of a service's answer beyond what a message may have.
+pub const VERDICT_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a request head on the admin listener; over it: 431.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request body on the admin listener; over it: 413.

@@ -33,6 +33,9 @@ impl Shard {
                 // Any frame is a sign of life.
                 row.last_receive_ds = now_ds;
                 row.pinged = false;
+                if self.waits_behind(slot) {
+                    return self.bytes_behind(slot, data, now);
+                }
                 self.decode(slot, data, now);
             }
         }
@@ -47,7 +50,7 @@ impl Shard {
         self.connections.reweigh(slot);
     }
 
-    fn decode(&mut self, slot: u32, data: &mut [u8], now: Now) {
+    pub(super) fn decode(&mut self, slot: u32, data: &mut [u8], now: Now) {
         let conn = self.connections.id(slot);
         let config = self.decoder_config(slot);
         let row = self.connections.row_mut(slot);
@@ -70,11 +73,19 @@ impl Shard {
                     if self.connections.find(conn).is_none() || self.connections.row(slot).state == State::Moving {
                         break;
                     }
+                    if self.is_asking(slot) {
+                        // What came behind is kept already.
+                        break;
+                    }
                     own = self.connections.row_mut(slot).contexts().map(|c| std::mem::take(&mut c.inflater));
                 }
                 Ok(Some(incoming)) => {
                     self.incoming(slot, incoming, now);
                     if self.connections.find(conn).is_none() || self.connections.row(slot).discard_input {
+                        break;
+                    }
+                    if self.is_asking(slot) {
+                        self.keep_behind(slot, &data[position..]);
                         break;
                     }
                 }

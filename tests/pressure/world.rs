@@ -208,7 +208,7 @@ impl World {
     fn act(&mut self) {
         while let Some(action) = self.shard.next_action() {
             match action {
-                Action::CommandDone { .. } | Action::Probe { .. } | Action::Tell(_) => {
+                Action::CommandDone { .. } | Action::Probe { .. } | Action::Tell(_) | Action::Ask { .. } => {
                     unreachable!("nobody asks for anything")
                 }
                 Action::Close { conn } => {
