@@ -33,7 +33,6 @@ enum Pending {
     },
     Disconnect {
         user: String,
-        actors: Vec<usize>,
     },
     /// The users and connections that must be named.
     Presence(BTreeMap<String, u64>),
