@@ -1,5 +1,6 @@
 """A service that decides: who connects, and what becomes of messages."""
 
+import contextlib
 import http.server
 import json
 import socket
@@ -17,7 +18,7 @@ class Decider:
 
     def __init__(self, decide=lambda question: {}, *, chunked=False, port=0):
         self.decide, self.chunked = decide, chunked
-        self.questions, self.headers, self.bodies = [], [], []
+        self.questions, self.headers, self.bodies, self.sockets = [], [], [], []
         self.connections, self.under_way, self.most_under_way = 0, 0, 0
         self.lock = threading.Lock()
         self.open = threading.Event()
@@ -32,6 +33,7 @@ class Decider:
                 self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
                 with decider.lock:
                     decider.connections += 1
+                    decider.sockets.append(self.connection)
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -100,6 +102,9 @@ class Decider:
         self.release()
         self.server.shutdown()
         self.server.server_close()
+        for connection in self.sockets:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class Hanging:
