@@ -14,8 +14,10 @@ pub(crate) enum Command {
     Connect,
     /// Send as planned.
     Run,
-    /// Send nothing more; take in what is still to come, the slow ones too.
+    /// Send nothing more; take in what is still to come.
     Drain,
+    /// The slow ones read, too.
+    Wake,
     /// Reset every connection.
     Cut,
     Quit,
@@ -70,8 +72,9 @@ impl Control {
             1 => Command::Connect,
             2 => Command::Run,
             3 => Command::Drain,
-            4 => Command::Cut,
-            5 => Command::Quit,
+            4 => Command::Wake,
+            5 => Command::Cut,
+            6 => Command::Quit,
             _ => Command::Wait,
         };
         (word >> 8, command)

@@ -98,9 +98,13 @@ impl Course<'_> {
         self.control.give(Command::Drain);
         thread::sleep(Duration::from_millis(100));
         self.wait("draining", DRAIN_MAX, |tally| tally.outstanding() == 0)?;
+        if self.plan.slow_share > 0.0 {
+            self.control.give(Command::Wake);
+        }
         // A duplicate, or the close of somebody slow, comes after what was waited for.
-        self.pass("draining", Duration::from_millis(if self.plan.slow_every > 0 { 3000 } else { 200 }))?;
+        self.pass("draining", Duration::from_millis(if self.plan.slow_share > 0.0 { 3000 } else { 200 }))?;
         report.rss_end = self.server.usage().rss;
+        report.rss_peak = self.server.usage().rss_peak;
         Ok(())
     }
 

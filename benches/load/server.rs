@@ -124,12 +124,18 @@ impl Drop for Server {
 pub(crate) struct Usage {
     pub(crate) cpu_ns: u64,
     pub(crate) rss: u64,
+    /// The most there ever was of it.
+    pub(crate) rss_peak: u64,
 }
 
 impl Usage {
     pub(crate) fn of(pid: u32) -> Usage {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        Usage { cpu_ns: sys::process_cpu_ns(pid).unwrap_or(0), rss: field(&status, "VmRSS:") * 1024 }
+        Usage {
+            cpu_ns: sys::process_cpu_ns(pid).unwrap_or(0),
+            rss: field(&status, "VmRSS:") * 1024,
+            rss_peak: field(&status, "VmHWM:") * 1024,
+        }
     }
 
     pub(crate) fn own() -> Usage {

@@ -70,6 +70,8 @@ pub enum Event<'a> {
     Panicked {
         /// Whose.
         conn: ConnectionId,
+        /// It was caught while its outbox was emptied, of which nothing can be relied on then: end the connection as it is.
+        sending: bool,
     },
     /// The deadline sweep is due: every [`TICK_MS`](crate::limits::TICK_MS).
     Tick,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use crate::error::CloseReason;
 use crate::ids::{ConnectionId, MessageIds, ShardId};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::permission::Permissions;
@@ -197,10 +198,12 @@ impl Shard {
             }
             Event::Adopted { conn, state } => self.adopted(conn, state, now),
             Event::Envelope { from, envelope } => self.receive(from, envelope, now),
-            Event::Panicked { conn } => {
+            Event::Panicked { conn, sending } => {
                 self.connections.counters.panics += 1;
-                if let Some(slot) = self.connections.find(conn) {
-                    self.panicked(slot, now);
+                match self.connections.find(conn) {
+                    Some(slot) if sending => self.abandon(slot, CloseReason::Internal, now),
+                    Some(slot) => self.panicked(slot, now),
+                    None => {}
                 }
             }
             Event::Tick => self.tick(now),

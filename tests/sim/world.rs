@@ -266,7 +266,8 @@ impl World {
             let mut data = socket.up.read(len);
             if panics {
                 self.panicked.push(seat.socket);
-                self.hosts[host].shard.handle(Event::Panicked { conn }, self.now);
+                let sending = self.rng.bool();
+                self.hosts[host].shard.handle(Event::Panicked { conn, sending }, self.now);
             } else {
                 self.hosts[host].shard.handle(Event::Bytes { conn, data: &mut data }, self.now);
             }
