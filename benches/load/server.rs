@@ -40,6 +40,10 @@ impl Server {
             command.arg("--set").arg(setting);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
+        // What is said here is all there is: a variable for the tests would be warned about, and any other would change what is measured.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"RINGGATE_")) {
+            command.env_remove(name);
+        }
         sys::die_with_parent(&mut command);
         // A child inherits the affinity of the thread that starts it.
         let before = match options.pin_server {

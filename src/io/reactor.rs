@@ -15,7 +15,7 @@ use crossbeam::queue::ArrayQueue;
 use super::bus::{Bus, Wired};
 use super::clock::{self, Ticker};
 use super::counters::{Counters, Distributions};
-use super::desk::Desk;
+use super::desk::{Asking, Desk};
 use super::flush::Flush;
 use super::listener::Listener;
 use super::machine::Machine;
@@ -303,6 +303,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                 Action::Tell(happening) => {
                     self.counters.happenings_lost += u64::from(!self.shared.tell(self.id, happening));
                 }
+                Action::Ask { conn, number, question } => self.desk.ask(Asking { conn, number, question }),
                 Action::CommandDone { ticket, outcome } => self.desk.done(ticket, outcome),
                 Action::Probe { ticket, conns } => {
                     let rtts_us = conns.iter().map(|conn| self.rtt_us(*conn)).collect();
@@ -431,11 +432,17 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
         busy
     }
 
-    /// What the tasks beside the reactor ask for; a bounded part of it, so that clients are served between a large batch's parts.
+    /// What the tasks beside the reactor ask for, and what services say; a bounded part of it, so that clients are served between a large batch's parts.
     fn take_orders(&mut self) -> bool {
         for _ in 0..COMMANDS_PER_TURN {
             let Some((ticket, command)) = self.desk.take() else { break };
             self.feed(None, Event::Command { ticket, command });
+        }
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some((conn, number, verdict)) = self.desk.take_verdict() else { break };
+            // Of another shard's connection it is only passed on.
+            let about = (conn.shard == self.id).then_some(conn);
+            self.feed(about, Event::Verdict { conn, number, verdict });
         }
         !self.desk.is_empty()
     }

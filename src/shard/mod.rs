@@ -31,6 +31,7 @@ pub mod figures;
 mod frames;
 pub mod gauges;
 pub mod histogram;
+pub mod hooks;
 mod input;
 pub mod ip_table;
 pub mod limiter;
@@ -89,6 +90,8 @@ pub struct Shard {
     /// Connections that are opening or were, in the order in which they came.
     opening_order: VecDeque<ConnectionId>,
     drain: Drain,
+    /// The number of the next question to a service.
+    next_question: u32,
     message_ids: MessageIds,
     random: fastrand::Rng,
     default_permissions: Rc<Permissions>,
@@ -167,6 +170,7 @@ impl Shard {
             paused_by_pressure: Vec::new(),
             opening_order: VecDeque::new(),
             drain: Drain::Off,
+            next_question: 0,
             message_ids: MessageIds::new(id, settings.instance),
             default_permissions: Rc::new((*settings.default_permissions).clone()),
             inflater: Inflater::new(),
@@ -212,6 +216,7 @@ impl Shard {
             Event::Drain => self.begin_drain(now),
             Event::Command { ticket, command } => self.command(ticket, command, now),
             Event::Probed { ticket, rtts_us } => self.probed(ticket, &rtts_us, now),
+            Event::Verdict { conn, number, verdict } => self.verdict(conn, number, *verdict, now),
             Event::Reload(settings) => self.reload(settings),
             Event::Bus(incoming) => self.bus(incoming, now),
             Event::Leave => self.leave_cluster(now),

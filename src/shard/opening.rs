@@ -8,6 +8,7 @@ use crate::error::{CloseReason, RefusalReason};
 use crate::ids::ConnectionId;
 use crate::limits::{HTTP_HEAD_BYTES_MAX, LINGER_TIMEOUT_MS, USER_AGENT_BYTES_MAX, USER_AGENTS_MAX};
 use crate::protocol::envelope::Envelope;
+use crate::protocol::hook::Greeting;
 use crate::shard::Shard;
 use crate::shard::connections::NEVER;
 use crate::shard::drain::{self, Drain};
@@ -36,6 +37,7 @@ enum Outcome {
 struct Upgraded {
     user_agent: Option<Rc<str>>,
     batch: bool,
+    greeting: Option<Box<Greeting>>,
 }
 
 impl Shard {
@@ -180,6 +182,10 @@ impl Shard {
                 let stored = self.connections.row_mut(slot);
                 stored.user_agent = row.user_agent;
                 stored.batch = row.batch;
+                if row.greeting.is_some() {
+                    stored.extra().greeting = row.greeting;
+                    self.connections.reweigh(slot);
+                }
                 self.connections.set_state(slot, State::Authenticating);
                 self.identify(slot, identity, now);
             }
@@ -271,7 +277,8 @@ impl Shard {
         };
         let batch = head.query_param("batch").is_some_and(|v| v == "1");
         let user_agent = head.user_agent().and_then(|text| self.intern_user_agent(text));
-        Ok(Outcome::Upgraded { upgrade, row: Upgraded { user_agent, batch }, identity })
+        let greeting = self.greeting(head);
+        Ok(Outcome::Upgraded { upgrade, row: Upgraded { user_agent, batch, greeting }, identity })
     }
 
     /// Queues the 101 and makes the row a WebSocket's.

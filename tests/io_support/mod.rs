@@ -164,7 +164,7 @@ unsafe impl Machine for StandIn {
                 let outcome = Box::new(ringgate::protocol::command::Outcome::Probed);
                 self.actions.push_back(Action::CommandDone { ticket, outcome });
             }
-            Event::Probed { .. } => {}
+            Event::Probed { .. } | Event::Verdict { .. } => {}
             Event::Drain => {
                 self.draining = true;
                 self.actions.push_back(Action::CloseListener);
