@@ -1,6 +1,6 @@
 //! Which destinations can be sent to: their nodes' leases, as polled, and whether anybody has heard what was sent there last.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use ahash::RandomState;
@@ -20,8 +20,8 @@ const DEAF_KEPT_MS: u64 = 2_000;
 #[derive(Debug)]
 pub(super) struct Places {
     nodes: BTreeMap<Rc<str>, Node>,
-    /// Leases that are over, and not cleaned up yet.
-    over: BTreeSet<(Rc<str>, u64)>,
+    /// Leases that are over, and not cleaned up yet, and their shards.
+    over: BTreeMap<(Rc<str>, u64), u16>,
     /// Nodes and epochs that rows name and no poll has; when a row first did (boottime), and whether a poll after that did not either.
     strangers: BTreeMap<(Rc<str>, u64), Stranger>,
     deaf: HashMap<Destination, Deaf, RandomState>,
@@ -63,7 +63,7 @@ impl Places {
     pub(super) fn new(hasher: RandomState) -> Self {
         Places {
             nodes: BTreeMap::new(),
-            over: BTreeSet::new(),
+            over: BTreeMap::new(),
             strangers: BTreeMap::new(),
             deaf: HashMap::with_hasher(hasher),
         }
@@ -76,13 +76,13 @@ impl Places {
         for Polled { node, epoch, until_ms, shards } in leases {
             match until_ms {
                 Some(until_ms) => drop(self.nodes.insert(node.into(), Node { epoch, until_ms, shards })),
-                None => drop(self.over.insert((node.into(), epoch))),
+                None => drop(self.over.insert((node.into(), epoch), shards)),
             }
         }
         let (nodes, over) = (&self.nodes, &self.over);
         self.strangers.retain(|(node, epoch), stranger| {
             stranger.ghost = stranger.since_ms <= asked_boot_ms;
-            !over.contains(&(node.clone(), *epoch)) && nodes.get(node).is_none_or(|n| n.epoch < *epoch)
+            !over.contains_key(&(node.clone(), *epoch)) && nodes.get(node).is_none_or(|n| n.epoch < *epoch)
         });
         self.deaf.retain(|to, _| !has_ended(nodes, over, &to.node, to.epoch));
     }
@@ -96,7 +96,7 @@ impl Places {
             Some(_) | None => {}
         }
         let key = (node.clone(), epoch);
-        if self.over.contains(&key) {
+        if self.over.contains_key(&key) {
             return Life::Over;
         }
         if self.strangers.len() >= EXCHANGE_STRANGERS_MAX && !self.strangers.contains_key(&key) {
@@ -124,6 +124,11 @@ impl Places {
     /// Their shards.
     pub(super) fn shards(&self, boot_ms: u64) -> u64 {
         self.nodes.values().filter(|n| boot_ms < n.until_ms).map(|n| u64::from(n.shards)).sum()
+    }
+
+    /// The shards of nodes whose leases are over: they may listen still, and deliver nothing.
+    pub(super) fn shards_over(&self) -> u64 {
+        self.over.values().map(|shards| u64::from(*shards)).sum()
     }
 
     /// Whether this destination is to be left alone. `if_tried`: unless one message is on its way to try it.
@@ -166,8 +171,13 @@ impl Places {
     }
 }
 
-fn has_ended(nodes: &BTreeMap<Rc<str>, Node>, over: &BTreeSet<(Rc<str>, u64)>, node: &Rc<str>, epoch: u64) -> bool {
-    nodes.get(node).is_some_and(|n| n.epoch > epoch) || over.contains(&(node.clone(), epoch))
+fn has_ended(
+    nodes: &BTreeMap<Rc<str>, Node>,
+    over: &BTreeMap<(Rc<str>, u64), u16>,
+    node: &Rc<str>,
+    epoch: u64,
+) -> bool {
+    nodes.get(node).is_some_and(|n| n.epoch > epoch) || over.contains_key(&(node.clone(), epoch))
 }
 
 #[cfg(test)]
