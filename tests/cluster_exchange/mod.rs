@@ -81,6 +81,7 @@ impl World {
             if churn {
                 self.churn();
             }
+            self.notice();
             self.serve();
             for node in 0..NODES {
                 self.turn(node);
@@ -109,6 +110,17 @@ impl World {
     pub fn sessions_of(&self, user: &str) -> Vec<u64> {
         let shards = self.nodes.iter().flat_map(|node| &node.shards);
         shards.filter_map(|shard| shard.sessions.get(user)).map(|session| session.id).collect()
+    }
+
+    /// The server notices in the end.
+    fn notice(&mut self) {
+        for (id, until_ms) in std::mem::take(&mut self.half_open) {
+            if until_ms <= self.now_ms {
+                self.connections.remove(&id);
+            } else {
+                self.half_open.push((id, until_ms));
+            }
+        }
     }
 
     fn clock(&self) -> Clock {
@@ -151,13 +163,6 @@ impl World {
             15 | 16 => self.abandon(node, until_ms),
             _ => {}
         }
-        for (id, until_ms) in std::mem::take(&mut self.half_open) {
-            if until_ms <= self.now_ms {
-                self.connections.remove(&id);
-            } else {
-                self.half_open.push((id, until_ms));
-            }
-        }
         // Who does not hear is replaced in the end.
         if self.rng.u32(..40) == 0 {
             let deaf = self.connections.iter().find(|(_, c)| c.deaf).map(|(id, _)| *id);
@@ -190,6 +195,9 @@ impl World {
             return;
         }
         let Some(id) = self.nodes[node].shards[0].sides[side] else { return };
+        // But for rows and leases: how those are written is tested elsewhere.
+        let connection = self.connections.get_mut(&id).expect("a connection lives while its client does");
+        connection.up.retain(|command| matches!(command, Command::Publish { .. } | Command::Find { .. }));
         self.half_open.push((id, until_ms));
         self.lose(node, 0, side, self.now_ms);
     }
@@ -362,11 +370,13 @@ impl World {
         let held = place.lease.as_ref().map(|lease| lease.epoch);
         let lease = |epoch| Lease { epoch, until_ms, renew_at_ms: sent_ms + LEASE_TTL_MS / 3 };
         match epoch {
-            Some(epoch) if until_ms > now_ms && held.is_none_or(|held| held == epoch) => {
-                // What ran out does not live on.
-                if place.lease.as_ref().is_none_or(|lease| lease.until_ms > now_ms) {
-                    self.stand(node, Some(lease(epoch)));
-                }
+            // What ran out does not live on.
+            Some(epoch)
+                if until_ms > now_ms
+                    && held.is_none_or(|held| held == epoch)
+                    && place.lease.as_ref().is_none_or(|lease| lease.until_ms > now_ms) =>
+            {
+                self.stand(node, Some(lease(epoch)));
             }
             Some(_) => {}
             None if held == Some(renewed) => self.stand(node, None),
