@@ -98,7 +98,7 @@ impl Shard {
             greeting: greeting.as_deref(),
         });
         self.keep_behind(slot, rest);
-        self.ask(slot, question, About::Who(claims), id, now);
+        self.ask_service(slot, question, About::Who(claims), id, now);
     }
 
     /// Whether a service is asked about this message before it goes anywhere; then it has been.
@@ -134,11 +134,11 @@ impl Shard {
             publication,
         });
         let message = About::Message(Box::new(kept(to, publication)));
-        self.ask(slot, question, message, id.cloned(), now);
+        self.ask_service(slot, question, message, id.cloned(), now);
         true
     }
 
-    fn ask(&mut self, slot: u32, question: Question, about: About, id: Option<RequestId>, now: Now) {
+    fn ask_service(&mut self, slot: u32, question: Question, about: About, id: Option<RequestId>, now: Now) {
         let number = self.next_question;
         self.next_question = number.wrapping_add(1);
         let patience_ms = self.settings.config.hooks.answer_timeout_ms + QUESTION_SLACK_MS;
@@ -166,7 +166,7 @@ impl Shard {
         let Some(slot) = self.connections.find(conn) else { return };
         let asked = self.connections.row_mut(slot).extra.as_mut().and_then(|extra| extra.asked.as_mut());
         if asked.is_some_and(|asked| asked.number == number) {
-            self.decided(slot, verdict, now);
+            self.act_on_verdict(slot, verdict, now);
         }
     }
 
@@ -176,7 +176,7 @@ impl Shard {
         let asked = self.connections.row(slot).extra.as_ref().and_then(|extra| extra.asked.as_ref());
         let overdue = asked.is_some_and(|asked| asked.overdue_ds <= now_ds);
         if overdue {
-            self.decided(slot, Verdict::Failed, now);
+            self.act_on_verdict(slot, Verdict::Failed, now);
             if self.connections.row(slot).state == State::Active {
                 self.schedule(slot, now);
             }
@@ -196,7 +196,7 @@ impl Shard {
     }
 
     /// Acts upon a verdict, then goes on with what came behind.
-    fn decided(&mut self, slot: u32, verdict: Verdict, now: Now) {
+    fn act_on_verdict(&mut self, slot: u32, verdict: Verdict, now: Now) {
         let conn = self.connections.id(slot);
         let row = self.connections.row_mut(slot);
         let Some(extra) = &mut row.extra else { return };
@@ -210,12 +210,30 @@ impl Shard {
             About::Who(claims) => self.decided_who(slot, claims, id, verdict, &mut behind, now),
             About::Message(publish) => self.decided_message(slot, &publish, id, verdict, now),
         }
+        self.go_on_behind(conn, behind, now);
+    }
+
+    /// Looks at what came behind something that was waited for, unless something else is waited for now.
+    pub(super) fn go_on_behind(&mut self, conn: ConnectionId, mut behind: Vec<u8>, now: Now) {
         let Some(slot) = self.connections.find(conn) else { return };
         let row = self.connections.row(slot);
         // What waits for a hand-over goes along with it.
-        if !behind.is_empty() && row.state != State::Moving && !row.discard_input {
-            self.decode(slot, &mut behind, now);
+        if behind.is_empty() || row.state == State::Moving || row.discard_input {
+            return;
         }
+        if self.is_held(slot) {
+            return self.keep_behind(slot, &behind);
+        }
+        self.decode(slot, &mut behind, now);
+    }
+
+    /// Takes out what came behind something that is not waited for any more.
+    pub(super) fn take_behind(&mut self, slot: u32) -> Vec<u8> {
+        let row = self.connections.row_mut(slot);
+        let behind = row.extra.as_mut().map(|extra| std::mem::take(&mut extra.behind)).unwrap_or_default();
+        row.tidy();
+        self.connections.reweigh(slot);
+        behind
     }
 
     fn decided_who(
@@ -313,22 +331,25 @@ impl Shard {
         self.connections.row(slot).paused.contains(Paused::ASKING)
     }
 
+    /// Whether nothing of it is handled for now: it waits for a verdict, or for the cluster.
+    fn is_held(&self, slot: u32) -> bool {
+        let paused = self.connections.row(slot).paused;
+        paused.contains(Paused::ASKING) || paused.contains(Paused::BUS)
+    }
+
     /// Whether what it sends now comes behind something that waits.
     #[inline]
     pub(super) fn waits_behind(&self, slot: u32) -> bool {
-        self.is_asking(slot) || self.connections.row(slot).extra.as_ref().is_some_and(|extra| !extra.behind.is_empty())
+        self.is_held(slot) || self.connections.row(slot).extra.as_ref().is_some_and(|extra| !extra.behind.is_empty())
     }
 
     /// Bytes that come behind what waits; where it waits no more, as its connection closes, all of them are looked at.
     pub(super) fn bytes_behind(&mut self, slot: u32, data: &[u8], now: Now) {
         self.keep_behind(slot, data);
-        if self.is_asking(slot) {
-            return;
+        if !self.is_held(slot) {
+            let mut behind = self.take_behind(slot);
+            self.decode(slot, &mut behind, now);
         }
-        let row = self.connections.row_mut(slot);
-        let mut behind = row.extra.as_mut().map(|extra| std::mem::take(&mut extra.behind)).unwrap_or_default();
-        row.tidy();
-        self.decode(slot, &mut behind, now);
     }
 
     /// Keeps what came behind a question. No more comes than was received at once: the connection is not read from.

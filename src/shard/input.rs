@@ -9,7 +9,7 @@ use crate::shard::Shard;
 use crate::shard::delivery::Manner;
 use crate::shard::frames::Shared;
 use crate::shard::limiter::{Admit, RateLimits};
-use crate::shard::row::State;
+use crate::shard::row::{Paused, State};
 use crate::time::Now;
 use crate::ws::deflate::Inflater;
 use crate::ws::frame::{Opcode, server_frame};
@@ -71,6 +71,10 @@ impl Shard {
                     self.put_back(slot, &mut own);
                     self.text_before_session(slot, &text, &mut data[position..], now);
                     if self.connections.find(conn).is_none() || self.connections.row(slot).state == State::Moving {
+                        break;
+                    }
+                    if self.connections.row(slot).paused.contains(Paused::BUS) {
+                        self.keep_behind(slot, &data[position..]);
                         break;
                     }
                     if self.is_asking(slot) {

@@ -57,8 +57,10 @@ impl Paused {
     pub(super) const ADDRESS: Paused = Paused(8);
     /// The shard is short of memory, and this connection holds much of it.
     pub(super) const PRESSURE: Paused = Paused(16);
+    /// Its session begins when the cluster knows of its user.
+    pub(super) const BUS: Paused = Paused(32);
     /// A service was asked about it, or about what it sent.
-    pub(super) const ASKING: Paused = Paused(32);
+    pub(super) const ASKING: Paused = Paused(64);
 
     pub(super) fn any(self) -> bool {
         self.0 != 0
