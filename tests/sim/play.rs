@@ -113,7 +113,7 @@ impl Play {
             self.service.decide(&mut self.world, false, &mut self.rng);
             self.world.turn();
             self.excuse_panicked();
-            self.service.hear(&mut self.world, &mut self.actors, &mut self.board);
+            self.service.hear(&mut self.world, &mut self.actors, &mut self.board, &mut self.rng);
             let ms = if self.rng.u8(..100) == 0 { self.rng.u64(..3_000) } else { self.rng.u64(..40) };
             self.world.pass(ms);
             if self.rng.u8(..40) == 0 {
@@ -249,7 +249,7 @@ impl Play {
         busy |= self.service.decide(&mut self.world, true, &mut self.rng);
         self.world.turn();
         self.world.pass(1);
-        self.service.hear(&mut self.world, &mut self.actors, &mut self.board) || busy
+        self.service.hear(&mut self.world, &mut self.actors, &mut self.board, &mut self.rng) || busy
     }
 
     /// At rest: everybody has heard everything they should have.

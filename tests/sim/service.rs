@@ -90,6 +90,10 @@ impl Service {
             5..=6 => Target::Place(Place::Room(ROOMS[rng.usize(..ROOMS.len())].to_owned())),
             _ => Target::All,
         };
+        self.publish_to(target, world, board, rng, board.turn);
+    }
+
+    fn publish_to(&mut self, target: Target, world: &mut World, board: &mut Board, rng: &mut Rng, at: u64) {
         let to = match &target {
             Target::User(user) => Destination::Users(vec![user.as_str().into()]),
             Target::Place(Place::Room(name)) => Destination::Topic(Topic::Room, name.as_str().into()),
@@ -116,7 +120,7 @@ impl Service {
             event: None,
             tags,
             pad: rng.usize(0..300),
-            at: board.turn,
+            at,
             fate: Fate::Unknown,
             status: None,
             message_id: None,
@@ -223,12 +227,20 @@ impl Service {
     }
 
     /// Takes the answers that have come. Says whether there were any.
-    pub fn hear(&mut self, world: &mut World, actors: &mut [Actor], board: &mut Board) -> bool {
+    pub fn hear(&mut self, world: &mut World, actors: &mut [Actor], board: &mut Board, rng: &mut Rng) -> bool {
         let answers = std::mem::take(&mut world.hosts[0].answers);
         let some = !answers.is_empty();
         for (ticket, outcome) in answers {
             let pending = self.pending.remove(&ticket).expect("each command is answered once");
+            let moved = match &pending {
+                Pending::Member { room, .. } => Some(room.clone()),
+                _ => None,
+            };
             self.answered(pending, outcome, actors, board);
+            if let Some(room) = moved {
+                // Whoever has heard that somebody is in a room, or out of it, may count on it at once.
+                self.publish_to(Target::Place(Place::Room(room)), world, board, rng, board.turn + 1);
+            }
         }
         some
     }
