@@ -42,8 +42,8 @@
 //! | [`ws`] | WebSocket, pure: handshake, frames, messages, compression |
 //! | [`protocol`] | what clients say and hear, and the [envelopes](protocol::envelope::Envelope) between shards |
 //! | [`auth`] | tokens to claims |
-//! | [`cluster`] | what a node decides as a member of a cluster, pure: link, lease, registry, ring. Not used by shards yet: see there |
-//! | [`bus`] | the wires to other nodes: Redis, on monoio |
+//! | [`cluster`] | what a node decides as a member of a cluster, pure: link, lease, registry, exchange, ring. Shards own it where there is one |
+//! | [`bus`] | the wires to other nodes: Redis, on monoio; polled by the reactor in its own task |
 //! | [`settings`] | what all shards share, read-only |
 //! | [`limits`] | every bound that is not a configuration key |
 //!
@@ -65,7 +65,14 @@
 //!
 //! The listener, the mesh's doorbell and the tick are watched by the shard's own poller beside the clients' sockets, not by tasks of the
 //! runtime: then one descriptor is all that the reactor waits for, accepting is bounded per turn like receiving, and nothing ever has to
-//! be cancelled. The runtime (monoio) runs that one task, and beside it what is not a client: the admin listener.
+//! be cancelled. The runtime (monoio) runs that one task, and beside it what is not a client: the admin listener, and the two tasks of each
+//! connection to Redis, whose mailboxes the reactor polls while it waits for its own descriptor.
+//!
+//! # To other nodes
+//!
+//! The home of a user or topic on each node is also where the cluster meets it: it writes the user's row, subscribes on behalf of the node, and
+//! publishes what is for others. So order needs no more than it does on one machine: one shard, one connection, one channel. A shard without a
+//! cluster has none of this ([`Routing::Local`](config::Routing::Local)).
 
 pub mod admin;
 pub mod auth;

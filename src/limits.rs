@@ -15,6 +15,8 @@
 //! | rooms and channels of a shard | [`LOCAL_TOPICS_MAX`]; so the homes hold as many on average, as names are spread by a keyed hash | `unavailable` | `rooms`, `channels`, `home_rooms`, `home_channels` |
 //! | connections of a user | `session.max_per_user` | the oldest is closed, 4004 | closes `replaced` |
 //! | presence questions | [`PRESENCE_QUESTIONS_MAX`] open per shard, of [`PRESENCE_USERS_MAX`] names | `unavailable` | `presence` |
+//! | messages to other nodes | [`EXCHANGE_MESSAGES_MAX`], [`EXCHANGE_BYTES_MAX`] per shard until they are answered; [`EXCHANGE_PER_DESTINATION_MAX`], [`EXCHANGE_WAITING_PER_USER_MAX`] | `unavailable` | `exchange_unavailable` |
+//! | what is remembered of other nodes | [`ROUTES_MAX`], [`EXCHANGE_ORIGINS_MAX`], [`EXCHANGE_MOVED_PER_ORIGIN_MAX`], [`EXCHANGE_REMEMBERED_MAX`], [`EXCHANGE_STRANGERS_MAX`], [`MOVING_TOLD_MAX`] per shard | the oldest is forgotten: a look-up more | |
 //! | user agents | [`USER_AGENTS_MAX`] distinct ones per shard, of [`USER_AGENT_BYTES_MAX`] | new ones are not kept | |
 //! | envelopes between shards | credit: [`MESH_CREDIT_ENVELOPES`], [`MESH_CREDIT_BYTES`] | the sender is not read from | `credit_waits` |
 //! | **all of what a shard holds for its connections** | `outbox.shard_budget` | the ladder of [`pressure`](crate::shard::pressure) | `held_bytes`, `pressure` |
@@ -64,6 +66,30 @@ pub const PRESENCE_USERS_MAX: usize = 1000;
 pub const PRESENCE_QUESTIONS_MAX: usize = 256;
 /// Rooms and channels that connections of one shard are in; over it, entering another one is `unavailable`.
 pub const LOCAL_TOPICS_MAX: usize = 512 * 1024;
+/// Messages of one shard to other nodes that are not done with; over it: `unavailable`.
+pub const EXCHANGE_MESSAGES_MAX: usize = 65_536;
+/// Bytes of their frames.
+pub const EXCHANGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Messages to one shard of another node that it has not acknowledged; over it: `unavailable`. One that is stopped leaves room for others.
+pub const EXCHANGE_PER_DESTINATION_MAX: usize = 32_768;
+/// Messages to one user that wait for a look-up; over it: `unavailable`.
+pub const EXCHANGE_WAITING_PER_USER_MAX: usize = 1024;
+/// How often a message is sent again because its user has moved; over it: `unavailable`.
+pub const EXCHANGE_MOVES_MAX: u32 = 8;
+/// Shards of other nodes that one shard remembers as having sent something.
+pub const EXCHANGE_ORIGINS_MAX: usize = 8192;
+/// Users that one of them is told have moved, until it knows.
+pub const EXCHANGE_MOVED_PER_ORIGIN_MAX: usize = 1024;
+/// Messages from other nodes that one shard remembers as delivered, in case they are sent again.
+pub const EXCHANGE_REMEMBERED_MAX: usize = 16_384;
+/// Nodes that are named by rows and by no lease, and that one shard remembers.
+pub const EXCHANGE_STRANGERS_MAX: usize = 1024;
+/// Users whom one shard remembers to have told to move; over it, nobody is told.
+pub const MOVING_TOLD_MAX: usize = 65_536;
+/// Users whose rows one shard remembers.
+pub const ROUTES_MAX: usize = 65_536;
+/// How often the leases of all nodes are read, in milliseconds.
+pub const LEASE_POLL_MS: u64 = 1_000;
 /// Bytes received from one connection in one turn.
 pub const RECEIVE_BYTES: usize = 16 * 1024;
 /// Bytes of unread input that may move with a connection to its home shard.
@@ -103,6 +129,14 @@ pub const API_BATCH_MAX: usize = 10_000;
 pub const API_USERS_MAX: usize = 10_000;
 /// Bytes of happenings that wait to be told to services.
 pub const HAPPENINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Location writes and subscriptions that one shard has under way.
+pub const BUS_UNANSWERED_MAX: usize = 4096;
+/// Messages for rooms, channels and everybody on other nodes that one shard has published and that have no answer.
+pub const BUS_PUBLISHED_MAX: usize = 16_384;
+/// Bytes of these.
+pub const BUS_PUBLISHED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Envelopes from the bus that wait for another shard; over it they are given up.
+pub const BUS_ENVELOPES_MAX: usize = 16_384;
 /// Bytes of a request head on the admin listener; over it: 431.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request body on the admin listener; over it: 413.
@@ -115,6 +149,8 @@ const _: () = assert!(MESH_CREDIT_ENVELOPES as usize * 2 <= MESH_QUEUE_ENVELOPES
 const _: () = assert!(MESH_CREDIT_BYTES as usize <= MESH_QUEUE_BYTES);
 const _: () = assert!(HTTP_HEAD_BYTES_MAX <= RECEIVE_BYTES);
 const _: () = assert!(PROXY_HEADER_BYTES_MAX + HTTP_HEAD_BYTES_MAX <= RECEIVE_BYTES);
+const _: () = assert!(EXCHANGE_BYTES_MAX >= 2 * MESSAGE_BYTES_CEILING);
+const _: () = assert!(EXCHANGE_PER_DESTINATION_MAX <= EXCHANGE_MESSAGES_MAX);
 const _: () = assert!(TOKEN_BYTES_MAX <= HTTP_HEAD_BYTES_MAX);
 // The answer to the largest presence question is one message that fits an outbox below its mark many times over.
 const _: () = assert!(PRESENCE_USERS_MAX * (NAME_BYTES_MAX + 32) <= 256 * 1024);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::admin;
+use crate::bus::redis::target::TargetError;
 use crate::config::{self, AuthMode, Config, ConfigError, Driver, Reloaded, Routing, Sources};
 use crate::io::fd_table::Tables;
 use crate::io::runtime::{self, DriverKind};
@@ -19,6 +20,7 @@ use crate::settings::{Homes, Settings};
 use crate::shard::Shard;
 
 mod announce;
+mod bus;
 mod signals;
 mod watchdog;
 
@@ -27,6 +29,8 @@ use watchdog::{Probed, Verdict, Watchdog};
 
 /// How long the shards may take to close what is left and end, once they are told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long giving back what the node holds in the cluster may take: where it takes longer, it runs out by itself.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the command line says beside the configuration.
 #[derive(Debug)]
@@ -65,6 +69,9 @@ pub enum StartError {
         /// Why.
         error: std::io::Error,
     },
+    /// `redis.url`.
+    #[error("redis.url: {0}")]
+    Redis(#[from] TargetError),
     /// The shards.
     #[error(transparent)]
     Shards(#[from] ShardsError),
@@ -113,6 +120,12 @@ pub fn run(config: Config, options: RunOptions) -> Result<(), StartError> {
     announce::notify_supervisor("READY=1");
     shards.shared().set_ready();
     let ended = supervise(&mut signals, &shards, &mut settings, &options);
+    if matches!(ended, End::Drained | End::Deadline) && settings.config.cluster.routing != Routing::Local {
+        shards.command(&Command::Leave);
+        if !shards.wait_left(LEAVE_PATIENCE) {
+            tracing::warn!("the lease of this node could not be given back: it runs out by itself");
+        }
+    }
     let stopped = shards.stop(STOP_PATIENCE);
     match ended {
         End::Drained => tracing::info!("all connections are closed"),
@@ -275,9 +288,10 @@ fn start(settings: &Arc<Settings>, tables: &Tables) -> Result<(Shards, DriverKin
     };
     let beside = admin::beside(config.listen.admin, facts);
     let seed = getrandom::u64().map_err(StartError::Random)?;
+    let make_bus = bus::make(settings)?;
     let shards = |plan: &Plan| {
         let settings = settings.clone();
-        Shards::start_with(plan, Some(&beside), move |id, now| {
+        Shards::start_with(plan, Some(&beside), make_bus.clone(), move |id, now| {
             let seed = seed ^ u64::from(id.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             Shard::new(settings.clone(), id, seed, now)
         })

@@ -114,6 +114,11 @@ impl Homes {
         self.hasher.hash_one((4u8, to, from, event))
     }
 
+    /// The conflation key of a message whose key all nodes share: nobody can choose keys that pile up here.
+    pub fn scatter(&self, key: u64) -> u64 {
+        self.hasher.hash_one((5u8, key))
+    }
+
     fn pick(&self, hash: u64) -> ShardId {
         // The high half, scaled: even without the cost of a division.
         ShardId((((hash >> 32) * u64::from(self.shards)) >> 32) as u16)

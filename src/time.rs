@@ -5,6 +5,8 @@
 pub struct Now {
     /// Milliseconds on a clock that never steps back (CLOCK_MONOTONIC), from an arbitrary start.
     pub mono_ms: u64,
+    /// Milliseconds on a clock that never steps back and runs on while the machine sleeps (CLOCK_BOOTTIME): for leases only.
+    pub boot_ms: u64,
     /// Milliseconds since the Unix epoch (CLOCK_REALTIME): for timestamps and token expiry only; it may step.
     pub unix_ms: u64,
     /// Microseconds past `mono_ms`, 0 to 999: what deadlines do not need and latencies do.

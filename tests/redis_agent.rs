@@ -10,12 +10,13 @@ use std::time::Duration;
 use monoio::time::{Instant, sleep, timeout};
 use redis_support::{Server, on_each_driver};
 use ringgate::bus::redis::target::{Address, Target};
-use ringgate::bus::redis::wires::{Incoming, Plan, Wires};
+use ringgate::bus::redis::wires::{Plan, Wires};
 use ringgate::cluster::agent::{Action, Agent, Clock, Event, Identity};
 use ringgate::cluster::lease::Lease;
 use ringgate::cluster::link::{Cause, Side, State};
 use ringgate::cluster::nodes::{About, Nodes};
 use ringgate::cluster::registry::wants::Pace;
+use ringgate::cluster::wire::Incoming;
 use ringgate::ids::ShardId;
 
 const LEASE_TTL_MS: u64 = 3_000;
@@ -69,8 +70,15 @@ impl Shard {
                 self.messages.push((String::from_utf8(channel).unwrap(), payload));
             }
             Incoming::Leases { leases, asked_ms } => drop(self.nodes.polled(leases, asked_ms)),
-            Incoming::Troubled(_) => self.complaints += 1,
-            Incoming::Row { .. } | Incoming::Published { .. } | Incoming::InvalidatedAll | Incoming::Unanswered(_) => {}
+            Incoming::Row { .. }
+            | Incoming::Published { .. }
+            | Incoming::Sampled { .. }
+            | Incoming::Removed { .. }
+            | Incoming::InvalidatedAll
+            | Incoming::Unanswered(_) => {}
+        }
+        while self.wires.next_complaint().is_some() {
+            self.complaints += 1;
         }
     }
 }
@@ -91,7 +99,7 @@ fn shard(target: &Target, address: Address, name: &str, instance: u32) -> Shared
         instance,
         about: About::default(),
         name: format!("ringgate-{name}"),
-        probe_channel: agent.probe_channel().to_owned(),
+        shard: ShardId(0),
     };
     let shard = Rc::new(RefCell::new(Shard {
         agent,

@@ -14,7 +14,7 @@ use ringgate::time::Now;
 use crate::codec::client_frame;
 use crate::harness::Bench;
 
-const NOW: Now = Now { mono_ms: 1_000_000, unix_ms: 1_700_000_000_000, sub_us: 0 };
+const NOW: Now = Now { mono_ms: 1_000_000, boot_ms: 1_000_000, unix_ms: 1_700_000_000_000, sub_us: 0 };
 
 pub(crate) fn shard(bench: &Bench) {
     bench.group("shard");

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::failure::{Code, Failure};
-use crate::protocol::command::{Outcome, Published, ShardInfo, Tally};
+use crate::protocol::command::{ClusterInfo, NodeInfo, Outcome, Published, ShardInfo, Tally};
 
 /// An HTTP response, before it is encoded.
 #[derive(Clone, Debug)]
@@ -55,20 +55,21 @@ pub(super) struct Node<'a> {
 /// Too much is under way.
 pub(super) fn result(outcome: Outcome, node: Node<'_>) -> Result<Value, Failure> {
     Ok(match outcome {
-        Outcome::Published(published) => publication(published),
+        Outcome::Published(published) => publication(published)?,
         Outcome::Connections(count) => json!({ "count": count }),
         Outcome::Present(present) => {
             let listed = present.users.len() as u32;
             let user = |(user, connections): &(Box<str>, u32)| json!({ "user": user, "connections": connections });
-            let nodes = match present.census.connections {
-                0 => json!([]),
-                connections => json!([{ "node": node.id, "connections": connections }]),
-            };
+            let elsewhere: u32 = present.elsewhere.iter().map(|(_, connections)| connections).sum();
+            let here = (node.id, present.census.connections.saturating_sub(elsewhere));
+            let nodes = present.elsewhere.iter().map(|(name, connections)| (&**name, *connections));
+            let nodes = std::iter::once(here).chain(nodes).filter(|(_, connections)| *connections > 0);
+            let nodes = nodes.map(|(node, connections)| json!({ "node": node, "connections": connections }));
             json!({
                 "users": present.users.iter().map(user).collect::<Vec<_>>(),
                 "user_count": present.census.users,
                 "connection_count": present.census.connections,
-                "nodes": nodes,
+                "nodes": nodes.collect::<Vec<_>>(),
                 "truncated": listed < present.census.users,
             })
         }
@@ -82,22 +83,56 @@ pub(super) fn result(outcome: Outcome, node: Node<'_>) -> Result<Value, Failure>
             });
             json!({ "connections": described.collect::<Vec<_>>(), "matched": matched })
         }
-        Outcome::Info(shards) => json!({ "shards": shards.iter().map(shard).collect::<Vec<_>>() }),
+        Outcome::Info(shards) => {
+            let known = shards.first().and_then(|info| info.cluster.as_ref());
+            json!({ "shards": shards.iter().map(shard).collect::<Vec<_>>(), "cluster": known.map(cluster) })
+        }
         Outcome::Traced(events, lost) => json!({ "events": events, "lost": lost }),
         Outcome::Probed => json!({}),
         Outcome::Busy => return Err(Failure::new(Code::Busy, "too many commands are under way")),
     })
 }
 
-fn publication(published: Published) -> Value {
+/// What became of a message. That nobody is known to have it, and some may, is a failure.
+fn publication(published: Published) -> Result<Value, Failure> {
     let Published { id, tally } = published;
-    let Tally { delivered, offline, dropped } = tally;
+    let Tally { delivered, offline, dropped, unavailable } = tally;
+    if delivered == 0 && unavailable > 0 {
+        let text = "other nodes could not be reached, or it is not known whether they were";
+        return Err(Failure::new(Code::Unavailable, text));
+    }
     let status = match tally {
         Tally { delivered: 1.., .. } => "delivered",
         Tally { dropped: 1.., .. } => "dropped",
         _ => "offline",
     };
-    json!({ "id": id.to_string(), "status": status, "delivered": delivered, "offline": offline, "dropped": dropped })
+    let mut value = json!({
+        "id": id.to_string(),
+        "status": status,
+        "delivered": delivered,
+        "offline": offline,
+        "dropped": dropped,
+    });
+    if let (1.., Some(fields)) = (unavailable, value.as_object_mut()) {
+        fields.insert("unavailable".to_owned(), unavailable.into());
+    }
+    Ok(value)
+}
+
+fn cluster(info: &ClusterInfo) -> Value {
+    let lease = info.lease.as_ref();
+    let node = |node: &NodeInfo| {
+        json!({
+            "node_id": node.name,
+            "shards": node.shards,
+            "client": node.advertise,
+            "lease": { "epoch": node.epoch, "remaining_ms": node.lease_ms },
+        })
+    };
+    json!({
+        "lease": lease.map(|(name, epoch, ms)| json!({ "node": name, "epoch": epoch, "remaining_ms": ms })),
+        "nodes": info.nodes.iter().map(node).collect::<Vec<_>>(),
+    })
 }
 
 fn shard(info: &ShardInfo) -> Value {

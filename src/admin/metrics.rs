@@ -121,6 +121,11 @@ fn feed_shards(shared: &Shared) {
             match figure.group {
                 "held" | "gauges" => feed_gauge(figure, &shard, value),
                 "counters" => feed_counter(figure, &shard, value),
+                "unicasts" => {
+                    let name = format!("ringgate_unicasts_{}_total", figure.names[0]);
+                    describe_counter!(name.clone(), figure.help);
+                    counter!(name, "shard" => shard.clone()).absolute(value);
+                }
                 _ => *by_label.entry((figure.group, figure.names)).or_default() += value,
             }
         }
@@ -187,6 +192,7 @@ fn labelled(group: &'static str) -> (&'static str, &'static [&'static str]) {
         "closes" => ("ringgate_connections_closed_total", &["reason"]),
         "dropped" => ("ringgate_messages_dropped_total", &["reason", "class"]),
         "refusals" => ("ringgate_upgrades_refused_total", &["reason"]),
+        "unavailable" => ("ringgate_unicasts_unavailable_total", &["cause"]),
         "pressure_levels" => ("ringgate_pressure_reached_total", &["level"]),
         other => (other, &["name"]),
     }

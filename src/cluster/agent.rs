@@ -49,7 +49,7 @@ impl Agent {
     /// An agent that begins to connect with its first tick. One shard of a node has the `lease`.
     pub fn new(identity: &Identity, lease: Option<Lease>, seed: u64, hasher: RandomState) -> Self {
         let Identity { shard, instance, timeout_ms, rows, channels } = *identity;
-        let probe_channel: Rc<str> = format!("probe:{instance:08x}:{}", shard.0).into();
+        let probe_channel: Rc<str> = probe_channel(instance, shard).into();
         let mut agent = Agent {
             shard,
             link: Link::new(timeout_ms, seed),
@@ -297,6 +297,30 @@ impl Agent {
     pub fn is_registered(&self, user: &str) -> bool {
         self.rows.is_settled(user)
     }
+
+    /// Whether this channel is subscribed to, as far as is known: then nothing has to be waited for.
+    pub fn is_listening(&self, channel: &str) -> bool {
+        self.channels.is_settled(channel)
+    }
+
+    /// The channel of this shard under the present epoch, where it has one.
+    pub fn own_channel(&self) -> Option<&Rc<str>> {
+        self.own_channel.as_ref()
+    }
+
+    /// When something is to be sent that waits for its batch: give it an [`Event::Tick`] then. `None`: nothing waits, or what waits needs
+    /// another event first.
+    pub fn due_ms(&self, clock: Clock) -> Option<u64> {
+        let now_ms = clock.mono_ms;
+        let subscribes = self.link.carries_subscriptions() && self.channels.has_room(self.channels_unanswered);
+        let writes = self.link.carries_commands()
+            && self.listening
+            && self.rows.has_room(self.rows_unanswered)
+            && self.standing.as_ref().is_some_and(|s| clock.boot_ms < s.until_ms);
+        let channels = if subscribes { self.channels.due_ms(now_ms) } else { None };
+        let rows = if writes { self.rows.due_ms(now_ms) } else { None };
+        channels.into_iter().chain(rows).min()
+    }
 }
 
 impl WriteAnswer {
@@ -306,6 +330,11 @@ impl WriteAnswer {
             WriteAnswer::Refused => wants.refused(id, now_ms, REFUSED_HOLD_MS),
         }
     }
+}
+
+/// The channel that the probes of one shard go through, without `redis.prefix`.
+pub fn probe_channel(instance: u32, shard: ShardId) -> String {
+    format!("probe:{instance:08x}:{}", shard.0)
 }
 
 /// The channel of one shard under one epoch, without `redis.prefix`.

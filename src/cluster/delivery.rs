@@ -36,6 +36,8 @@ pub struct Bounds {
     pub messages_max: usize,
     /// Bytes of their payload.
     pub bytes_max: usize,
+    /// Messages to one destination: one that is stopped leaves room for the others.
+    pub messages_per_destination_max: usize,
 }
 
 /// The messages of one origin shard that no destination has acknowledged.
@@ -43,6 +45,8 @@ pub struct Bounds {
 pub struct Outstanding<M> {
     bounds: Bounds,
     lanes: HashMap<Destination, Lane<M>, RandomState>,
+    /// Where the numbers of a new lane begin: after those of every lane that was forgotten, lest they pass for seen.
+    first: u64,
     messages: usize,
     bytes: usize,
 }
@@ -65,10 +69,10 @@ struct Sent<M> {
 impl<M> Outstanding<M> {
     /// Nothing is outstanding.
     pub fn new(bounds: Bounds, hasher: RandomState) -> Self {
-        Outstanding { bounds, lanes: HashMap::with_hasher(hasher), messages: 0, bytes: 0 }
+        Outstanding { bounds, lanes: HashMap::with_hasher(hasher), first: 1, messages: 0, bytes: 0 }
     }
 
-    /// Numbers a message for a destination; numbers begin at 1.
+    /// Numbers a message for a destination. Numbers are not used again.
     ///
     /// # Errors
     ///
@@ -79,8 +83,11 @@ impl<M> Outstanding<M> {
         }
         let lane = match self.lanes.get_mut(to) {
             Some(lane) => lane,
-            None => self.lanes.entry(to.clone()).or_insert(Lane { next: 1, sent: VecDeque::new() }),
+            None => self.lanes.entry(to.clone()).or_insert(Lane { next: self.first, sent: VecDeque::new() }),
         };
+        if lane.sent.len() >= self.bounds.messages_per_destination_max {
+            return Err(message);
+        }
         let number = lane.next;
         lane.next += 1;
         lane.sent.push_back(Sent { number, message, bytes, sent_ms: now_ms });
@@ -112,10 +119,23 @@ impl<M> Outstanding<M> {
     /// A destination is dead: forgets it and hands back, in order, what it has not acknowledged, to be looked up again.
     pub fn lost(&mut self, destination: &Destination) -> Vec<M> {
         let lane = self.lanes.remove(destination);
+        self.first = self.first.max(lane.as_ref().map_or(0, |lane| lane.next));
         lane.into_iter().flat_map(|lane| lane.sent).map(|sent| self.settled(sent)).collect()
     }
 
-    /// The destinations that were ever sent to and not lost since.
+    /// Forgets the destinations that have acknowledged everything and are not to be kept.
+    pub fn forget_idle(&mut self, keep: impl Fn(&Destination) -> bool) {
+        let first = &mut self.first;
+        self.lanes.retain(|destination, lane| {
+            let kept = !lane.sent.is_empty() || keep(destination);
+            if !kept {
+                *first = lane.next.max(*first);
+            }
+            kept
+        });
+    }
+
+    /// The destinations that were ever sent to and not lost or forgotten since.
     pub fn destinations(&self) -> impl Iterator<Item = &Destination> {
         self.lanes.keys()
     }
@@ -139,6 +159,8 @@ impl<M> Outstanding<M> {
 /// Which numbers of one origin have come to a destination: the newest, and which of the [`WINDOW`] before it.
 #[derive(Clone, Debug, Default)]
 pub struct Window {
+    /// Numbers up to this one are not looked for: it began after them.
+    before: u64,
     newest: u64,
     /// Bit `n % WINDOW`: number `n` has come.
     seen: [u64; WORDS],
@@ -146,6 +168,17 @@ pub struct Window {
 }
 
 impl Window {
+    /// A window that begins with this number.
+    pub fn beginning(number: u64) -> Self {
+        let before = number.saturating_sub(1);
+        Window { before, newest: before, ..Window::default() }
+    }
+
+    /// The newest number that has come.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
     /// Whether this number comes for the first time. What is older than the window is taken for seen.
     #[must_use]
     pub fn admit(&mut self, number: u64) -> bool {
@@ -154,14 +187,15 @@ impl Window {
         }
         if number > self.newest {
             // The places of the numbers in between are reused; whoever had not come by then is a hole.
-            for passed in self.newest + 1..=number.min(self.newest + WINDOW) {
-                let missing = !self.take(passed) && passed > WINDOW;
+            let reach = self.newest.saturating_add(WINDOW);
+            for passed in self.newest + 1..=number.min(reach) {
+                let missing = !self.take(passed) && passed > self.before.saturating_add(WINDOW);
                 self.holes += u64::from(missing);
             }
             // And those that were passed over by more than a window.
-            self.holes += number.saturating_sub(self.newest + WINDOW);
+            self.holes = self.holes.saturating_add(number - reach.min(number));
             self.newest = number;
-        } else if self.newest - number >= WINDOW {
+        } else if number <= self.before || self.newest - number >= WINDOW {
             return false;
         }
         let (word, bit) = place(number);
@@ -203,7 +237,7 @@ mod tests {
         Outstanding::new(bounds, RandomState::with_seeds(1, 2, 3, 4))
     }
 
-    const MANY: Bounds = Bounds { messages_max: 1_000, bytes_max: 1_000_000 };
+    const MANY: Bounds = Bounds { messages_max: 1_000, bytes_max: 1_000_000, messages_per_destination_max: 900 };
 
     #[test]
     fn each_destination_counts_by_itself_and_acknowledges_in_any_order() {
@@ -231,7 +265,7 @@ mod tests {
 
     #[test]
     fn too_much_is_refused_openly() {
-        let mut few = outstanding(Bounds { messages_max: 2, bytes_max: 100 });
+        let mut few = outstanding(Bounds { messages_max: 2, bytes_max: 100, messages_per_destination_max: 2 });
         assert_eq!(few.send(&to(0), 1, 101, 0), Err(1));
         assert_eq!((few.send(&to(0), 2, 60, 0), few.send(&to(0), 3, 60, 0)), (Ok(1), Err(3)));
         assert_eq!((few.send(&to(1), 4, 40, 0), few.send(&to(1), 5, 0, 0)), (Ok(1), Err(5)));

@@ -38,6 +38,16 @@ pub enum Side {
     Subscriber,
 }
 
+impl Side {
+    /// The name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Commands => "commands",
+            Side::Subscriber => "subscriptions",
+        }
+    }
+}
+
 /// Whether the bus can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {

@@ -9,7 +9,11 @@
 //! | [`nodes`] | who else is, as polled; who cleans up after the dead |
 //! | [`registry`] | the location rows of this shard's users, and those of others |
 //! | [`parcel`] | what shards of different nodes say to each other, as bytes |
+//! | [`inquiry`] | questions between nodes, as bytes: who is there, and what is to be done with a user's connections |
+//! | [`wire`] | what goes between a shard and its connections to the bus, as values |
 //! | [`ring`] | where a user belongs, for `cluster.routing = "hash"` |
+//! | [`moving`] | who is told to go there |
+//! | [`exchange`] | messages to users on other nodes, and from there: look-ups, answers, and what has to be sent again |
 //! | [`delivery`] | what was sent to one destination and is not acknowledged; what has come from one origin |
 //! | [`hash`] | the hash that all nodes share |
 //!
@@ -24,7 +28,9 @@
 //! | `idx:NODE:EPOCH:SHARD` | set of the users with a row of that node, epoch and shard, never fewer: what others clean up by, and count |
 //! | `shard:NODE:EPOCH:SHARD` | channel of one shard under one epoch |
 //! | `probe:INSTANCE:SHARD` | channel of a shard's probes |
-//! | `user:USER`, `room:ROOM`, `channel:CHANNEL`, `broadcast` | channels that services publish to |
+//! | `user:USER`, `room:ROOM`, `channel:CHANNEL`, `broadcast` | channels that services publish to, and nodes what is for more than one |
+//! | `user:events` | channel of a user's first and last connection in the cluster |
+//! | `shards` | channel of everything for users, in routing `broadcast` |
 //!
 //! # Invariants
 //!
@@ -34,41 +40,28 @@
 //! * One write of a name is under way at a time; what cancels out is not sent; nothing piles up while Redis is slow or away.
 //! * After a loss: subscribe first, announce second, both in batches under the bound. The link is up when all of it is answered.
 //!
+//! # Who uses it
+//!
+//! Each shard of a node in a cluster owns an [agent](agent::Agent) and an [exchange]; the first one has the [lease] and tells the others how it
+//! stands. Sessions and topics tell the agent who comes and goes; `auth:ok` waits for the row, the `ok` of `join` and `subscribe` for the
+//! subscription. See `shard::cluster`. The reactor polls the [wires](crate::bus) and passes [`wire`]'s values between the two.
+//!
+//! What a channel brings is told apart by its first byte: a [parcel], an [inquiry], or the JSON of a service.
+//!
 //! # What is not here yet
 //!
-//! The parts are complete and tested by themselves (`tests/cluster_sim.rs` against a modelled Redis, `tests/redis_*.rs` against a real one);
-//! no shard uses them: `cluster.routing` other than `local` still has no effect. To be done, in this order:
-//!
-//! 1. **The agent in the shard.** `shard::Shard` owns an `Option<Agent>`; `shard::event` gets `Event::Bus(agent::Event)` and
-//!    `Action::Bus(agent::Action)`, and `Now` gets the boottime of [`agent::Clock`]. Sessions call `UserCame` and `UserLeft` for a user's first and
-//!    last connection here; `auth:ok` waits for `UserSettled`, the `ok` of `join` and `subscribe` for `ChannelSettled`, both for
-//!    `redis.timeout` at most, then with `"local":true`. A topic's home shard calls `Listen` and `Unlisten` for `room:`, `channel:` and the users'
-//!    shard for `user:`. Shard 0 has the lease; `Action::Standing` goes to the others as an envelope.
-//! 2. **The wires in the reactor.** [`Wires`](crate::bus::redis::wires::Wires) is polled in the reactor's own task: keep the future that awaits the
-//!    poller pinned across turns, and in one `poll_fn` poll it and `Wires::poll_next`, so that nothing is cancelled. A shard opens up to two
-//!    sockets, each with one duplicate descriptor (its plug): four descriptors to be counted per shard. Addresses are resolved on the
-//!    control thread and handed in (`Wires::set_addresses`). `Incoming::Troubled` is already told once per outage; log it as it comes.
-//! 3. **Routing `broadcast`.** [`parcel::Parcel`]s on one channel for all; the origin ignores its own instance. A conflation key must be made from
-//!    a hash that all nodes share (`Publication::key` is made from a key of the process now): [`hash::stable`] in the parcel, and the
-//!    process's own hash of that in the outbox. `Incoming::Message` of the service channels is the JSON of the server API. What comes while
-//!    [`Agent::may_deliver`](agent::Agent::may_deliver) is false is counted and discarded.
-//! 4. **Routing `registry`.** `Wires::find` on a miss, `Routes` for hits, `Lookups` for order; publish to the row's shard channel. The
-//!    origin keeps what it sent in [`delivery::Outstanding`], the destination lets it pass by [`delivery::Window`] and gathers
-//!    acknowledgements (number and status) to be published in batches to the origin shard's channel. A destination that answered `moved` must go on doing so for that
-//!    route: see [`registry::lookups`].
-//! 5. **Cleaning up.** `Wires::poll_leases` once a second on shard 0, `Nodes::polled`, and for each of `Nodes::to_reap`: `SRANDMEMBER` of its
-//!    index in bounded steps, `row_delete` under the dead epoch, `SREM`, and `lease_reap` when the index is empty. The lease script leaves a
-//!    grave for every epoch that is replaced, the node's own included.
-//! 6. **Presence.** `Incoming::Row` names the user's rows elsewhere: the first and the last connection of the cluster are those without a
-//!    living row among them; publish to `user:events`. Counts are the cardinalities of the indices under living leases.
-//! 7. **Routing `hash`.** `Nodes::ring` when it changes; `GET /route`; pacing of who is told to move.
+//! **Routing `hash`**: [`Nodes::ring`](nodes::Nodes::ring) when it changes; `GET /route`; pacing of who is told to move.
 
 pub mod agent;
 pub mod delivery;
+pub mod exchange;
 pub mod hash;
+pub mod inquiry;
 pub mod lease;
 pub mod link;
+pub mod moving;
 pub mod nodes;
 pub mod parcel;
 pub mod registry;
 pub mod ring;
+pub mod wire;

@@ -3,7 +3,7 @@
 //! A row counts while the lease of its node lives under the row's epoch. How long a lease lives is reckoned from when the poll was *sent*,
 //! on the clock of boottime: so a node that cannot reach Redis any more believes in nobody after one lease.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::hash::{mix, stable};
@@ -68,7 +68,8 @@ pub enum Change {
 #[derive(Clone, Debug, Default)]
 pub struct Nodes {
     nodes: BTreeMap<Rc<str>, Node>,
-    dead: BTreeSet<(Rc<str>, u64)>,
+    /// Nodes and epochs that are over, and their shards.
+    dead: BTreeMap<(Rc<str>, u64), u16>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,7 +88,7 @@ impl Nodes {
         let mut changes = Vec::new();
         for lease in leases {
             let Ok(remaining_ms @ 1..) = u64::try_from(lease.remaining_ms) else {
-                self.dead.insert((lease.node, lease.epoch));
+                self.dead.insert((lease.node, lease.epoch), lease.about.shards);
                 continue;
             };
             if before.get(&lease.node).is_none_or(|node| node.epoch != lease.epoch) {
@@ -111,9 +112,24 @@ impl Nodes {
         self.nodes.get(node).map(|n| &n.about)
     }
 
+    /// How long the lease of a node lives on at `boot_ms`.
+    pub fn lives_ms(&self, node: &str, boot_ms: u64) -> u64 {
+        self.nodes.get(node).map_or(0, |n| n.until_ms.saturating_sub(boot_ms))
+    }
+
     /// The living nodes and their epochs, by name.
     pub fn live(&self, boot_ms: u64) -> impl Iterator<Item = (&Rc<str>, u64)> {
         self.nodes.iter().filter(move |(_, n)| boot_ms < n.until_ms).map(|(name, n)| (name, n.epoch))
+    }
+
+    /// Number of nodes that were there at the last poll.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
     }
 
     /// The ring of the nodes at the last poll. A lease that has run out since leaves it with the next poll, so that all shards of all
@@ -122,11 +138,11 @@ impl Nodes {
         Ring::new(self.nodes.iter().map(|(name, n)| (name, n.about.weight)))
     }
 
-    /// The dead nodes and epochs whose rows `me` is to clean up. Every node finds the same one for each, so that two seldom do the same
+    /// The dead nodes and epochs whose rows `me` is to clean up, and how many shards they had. Every node finds the same one for each, so that two seldom do the same
     /// work; where they do, it is done twice without harm, since deletions compare the epoch.
-    pub fn to_reap(&self, me: &str) -> impl Iterator<Item = (&Rc<str>, u64)> {
-        let dead = self.dead.iter().map(|(node, epoch)| (node, *epoch));
-        dead.filter(move |(node, epoch)| self.reaper(node, *epoch).is_some_and(|reaper| **reaper == *me))
+    pub fn to_reap(&self, me: &str) -> impl Iterator<Item = (&Rc<str>, u64, u16)> {
+        let dead = self.dead.iter().map(|((node, epoch), shards)| (node, *epoch, *shards));
+        dead.filter(move |(node, epoch, _)| self.reaper(node, *epoch).is_some_and(|reaper| **reaper == *me))
     }
 
     fn reaper(&self, dead: &str, epoch: u64) -> Option<&Rc<str>> {

@@ -50,6 +50,9 @@ pub struct Label<'a> {
     pub origin_epoch: u64,
     /// The number of this message from that origin to this destination; 0 where none is kept (topics, broadcasts).
     pub number: u64,
+    /// With which number the route to this user began, where one is kept: a destination that has answered `moved` to a number at or after
+    /// it answers so again, since the message comes by the same stale route.
+    pub route_began: u64,
     /// For whom.
     pub to: Target<'a>,
     /// The id of the message, the same however often it is sent on.
@@ -97,7 +100,7 @@ pub enum Answer {
     Delivered,
     /// Every outbox refused it.
     Dropped,
-    /// The user is not here any more: look again.
+    /// The user is not here (any more): look elsewhere.
     Moved,
 }
 
@@ -191,6 +194,7 @@ mod tests {
             origin_node: "node-1",
             origin_epoch: 1_790_000_000_000,
             number: 300,
+            route_began: 290,
             to,
             message_id: MessageId(u128::MAX / 3),
             class: Class::Latest,

@@ -7,6 +7,8 @@ use super::{AuthMode, Config, Routing};
 use crate::limits::MESSAGE_BYTES_CEILING;
 use crate::protocol::Permissions;
 
+/// Below this a lease would end while nothing is wrong.
+const LEASE_TTL_MS_MIN: u64 = 1_000;
 /// Bytes of a shared secret: the output of the smallest hash it is used with (RFC 7518 §3.2).
 const HMAC_SECRET_BYTES_MIN: usize = 32;
 
@@ -18,9 +20,7 @@ pub(super) fn check(config: &Config, origins: &Origins, warnings: &mut Vec<Strin
     check.session();
     check.outbox();
     check.drain();
-    if config.cluster.routing != Routing::Local {
-        check.wrong("cluster.routing", "not available in this build yet; expected \"local\"".to_owned());
-    }
+    check.cluster();
     warn(config, warnings);
     check.problems
 }
@@ -121,6 +121,29 @@ impl Check<'_> {
             let right =
                 format!("must be at least {} and {} together", self.named("drain.grace"), self.named("drain.spread"));
             self.wrong("drain.deadline", right);
+        }
+    }
+
+    fn cluster(&mut self) {
+        let (routing, redis) = (self.config.cluster.routing, &self.config.redis);
+        if routing == Routing::Hash {
+            let right = "not available in this build yet; expected \"local\", \"broadcast\" or \"registry\"";
+            self.wrong("cluster.routing", right.to_owned());
+        }
+        if routing == Routing::Local {
+            return;
+        }
+        if redis.url.0.starts_with("rediss:") {
+            let right =
+                "TLS to Redis is not supported; put a tunnel such as stunnel between, or use redis:// or unix://";
+            self.wrong("redis.url", right.to_owned());
+        }
+        if redis.lease_ttl_ms < LEASE_TTL_MS_MIN {
+            self.wrong("redis.lease_ttl", "must be at least 1s: it is renewed three times in its life".to_owned());
+        }
+        if redis.entry_ttl_ms < redis.lease_ttl_ms {
+            let right = format!("must be at least {}", self.named("redis.lease_ttl"));
+            self.wrong("redis.entry_ttl", right);
         }
     }
 

@@ -134,7 +134,7 @@ const ADVERTISE: Text = text(
 );
 const REDIS_URL: Text = text(
     |url| has_scheme(url, &["redis", "rediss", "unix", "redis+unix"]),
-    "a URL such as \"redis://127.0.0.1:6379\", \"rediss://user:password@host:6380/0\" or \"unix:///run/redis.sock\"",
+    "a URL such as \"redis://127.0.0.1:6379\", \"redis://user:password@host:6380/0\" or \"unix:///run/redis.sock\"",
 );
 const REDIS_PREFIX: Text = text(
     |prefix| {
@@ -308,7 +308,7 @@ pub(super) static KEYS: &[Key] = &[
 
     key!(start, "cluster.routing", cluster.routing,
         Choice(&[("local", Routing::Local), ("broadcast", Routing::Broadcast), ("registry", Routing::Registry), ("hash", Routing::Hash)]),
-        "How messages find users on other nodes. \"local\": there are none."),
+        "How messages find users on other nodes. \"local\": there are none. \"broadcast\": every node gets everything. \"registry\": by who is where."),
     key!(start, "cluster.bus", cluster.bus, Choice(&[("redis", Bus::Redis)]),
         "What nodes speak through."),
     key!(start, "cluster.advertise", cluster.advertise, Maybe(ADVERTISE, empty),
@@ -317,7 +317,7 @@ pub(super) static KEYS: &[Key] = &[
         "Whether /readyz fails while the bus is down."),
 
     key!(start secret, "redis.url", redis.url, Hidden(REDIS_URL),
-        "Where Redis is: redis://[user:password@]host[:port][/db], rediss:// or unix:///path."),
+        "Where Redis is: redis://[user:password@]host[:port][/db], or unix:///path."),
     key!(start, "redis.prefix", redis.prefix, REDIS_PREFIX,
         "What every key and channel starts with."),
     key!(start, "redis.batch_size", redis.batch_size, count::<u32>(1, 10_000),

@@ -11,11 +11,16 @@ use rustix::time::{
 use crate::limits::TICK_MS;
 use crate::time::Now;
 
-/// One reading of both clocks.
+/// One reading of the clocks.
 pub fn now() -> Now {
     let monotonic = clock_gettime(ClockId::Monotonic);
     let sub_us = (monotonic.tv_nsec as u64 / 1000 % 1000) as u16;
-    Now { mono_ms: millis(monotonic), unix_ms: millis(clock_gettime(ClockId::Realtime)), sub_us }
+    Now {
+        mono_ms: millis(monotonic),
+        boot_ms: millis(clock_gettime(ClockId::Boottime)),
+        unix_ms: millis(clock_gettime(ClockId::Realtime)),
+        sub_us,
+    }
 }
 
 fn millis(time: Timespec) -> u64 {

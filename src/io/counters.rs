@@ -1,10 +1,11 @@
 //! What a shard's driver counts: plain numbers of its own, published to padded atomics with every tick.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
 use super::machine::Machine;
+use crate::cluster::link::State;
 use crate::shard::figures::Spread;
 use crate::shard::histogram::Histogram;
 
@@ -126,6 +127,9 @@ impl Distributions {
 pub struct Status {
     rows: CachePadded<AtomicU32>,
     drained: AtomicBool,
+    left: AtomicBool,
+    /// 0: no bus; else one more than a [`State`].
+    bus: AtomicU8,
     thread: AtomicI32,
     answered: AtomicU64,
     published: Published,
@@ -165,6 +169,21 @@ impl Status {
         self.drained.load(Ordering::Acquire)
     }
 
+    /// Whether the shard has given back what the node held in the cluster.
+    pub fn left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// How its link to the bus stands, where it has one.
+    pub fn bus(&self) -> Option<State> {
+        match self.bus.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(State::Down),
+            2 => Some(State::Resync),
+            _ => Some(State::Up),
+        }
+    }
+
     /// The last probe that its loop has come to.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Acquire)
@@ -181,6 +200,19 @@ impl Status {
 
     pub(super) fn set_drained(&self) {
         self.drained.store(true, Ordering::Release);
+    }
+
+    pub(super) fn set_left(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    pub(super) fn set_bus(&self, state: State) {
+        let number = match state {
+            State::Down => 1,
+            State::Resync => 2,
+            State::Up => 3,
+        };
+        self.bus.store(number, Ordering::Relaxed);
     }
 
     pub(super) fn set_thread(&self, thread: i32) {

@@ -14,8 +14,9 @@ use crate::config::FdTables;
 /// read at a reload.
 const RESERVE_BASE: u64 = 128;
 /// Descriptors that each shard makes before the barrier, and which are in every table: two rings or epolls and a duplicate, doorbell, breath
-/// and its duplicate, timer, both ends of the hand-over, listener and its reserve; and some to spare for its bus.
-const RESERVE_PER_SHARD: u64 = 16;
+/// and its duplicate, timer, both ends of the hand-over, listener and its reserve; and for the bus two connections, each of them twice, and as
+/// many again while they are replaced.
+const RESERVE_PER_SHARD: u64 = 20;
 
 /// The descriptor tables of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn capacity_counts_what_is_not_a_connection_and_the_needed_shards_hold_it() {
         let tables = Tables::decide(FdTables::Auto, 2, 20_000, 100_000);
-        assert_eq!(tables.capacity(), 2 * (20_000 - 128 - 32));
+        assert_eq!(tables.capacity(), 2 * (20_000 - 128 - 40));
         let needed = tables.shards_needed(100_000).unwrap();
         assert_eq!(needed, 6);
         let enough = Tables { private: true, shards: needed, ..tables };

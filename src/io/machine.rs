@@ -27,6 +27,12 @@ pub unsafe trait Machine {
     fn outgoing_bytes(&self, to: ShardId) -> Option<usize>;
     /// Takes that envelope.
     fn take_outgoing(&mut self, to: ShardId, now: Now) -> Option<Envelope>;
+    /// A turn ends in which anything came from the bus, or may have been asked of it.
+    fn end_turn(&mut self, _now: Now) {}
+    /// When it wants to be told that time has passed on the bus, before the next tick.
+    fn bus_due_ms(&self, _now: Now) -> Option<u64> {
+        None
+    }
     /// Appends what it shows of itself: always as many numbers, in the same order.
     fn figures(&self, _row: &mut Vec<u64>) {}
     /// How many numbers [`Machine::figures`] appends.
@@ -60,6 +66,12 @@ unsafe impl Machine for Shard {
     }
     fn take_outgoing(&mut self, to: ShardId, now: Now) -> Option<Envelope> {
         Shard::take_outgoing(self, to, now)
+    }
+    fn end_turn(&mut self, now: Now) {
+        Shard::end_turn(self, now);
+    }
+    fn bus_due_ms(&self, now: Now) -> Option<u64> {
+        Shard::bus_due_ms(self, now)
     }
     fn figures(&self, row: &mut Vec<u64>) {
         Shard::figures(self, row);

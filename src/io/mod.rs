@@ -10,6 +10,7 @@
 //! This is the one folder with unsafe code: submissions to io_uring, which take raw pointers, and `unshare`.
 #![allow(unsafe_code)]
 
+pub mod bus;
 pub mod ceiling;
 pub mod clock;
 mod closing;

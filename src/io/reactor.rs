@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
+use super::bus::{Bus, Wired};
 use super::clock::{self, Ticker};
 use super::counters::{Counters, Distributions};
 use super::desk::Desk;
@@ -41,7 +42,6 @@ const TICKER: Token = Token::source(3);
 const DRAIN_BEHIND: usize = 16;
 
 /// What a reactor is made of, besides its poller and its state machine.
-#[derive(Debug)]
 pub struct Parts {
     /// Its shard.
     pub id: ShardId,
@@ -57,6 +57,8 @@ pub struct Parts {
     pub ticker: Ticker,
     /// Where the tasks beside it leave commands.
     pub desk: Rc<Desk>,
+    /// Its wires to other nodes, where there are any.
+    pub bus: Option<Box<dyn Bus>>,
 }
 
 /// See the module.
@@ -75,6 +77,7 @@ pub struct Reactor<P, M> {
     pub(super) listener: Option<Listener>,
     pub(super) moves: Moves,
     pub(super) flush: Flush,
+    pub(super) wired: Option<Wired>,
     /// Connections that hold none of `limits.connections`.
     pub(super) unreserved: usize,
     commands: Arc<ArrayQueue<Command>>,
@@ -96,14 +99,14 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     ///
     /// When the kernel refuses one of them.
     pub fn new(mut poller: P, machine: M, listener: Option<Listener>, parts: Parts) -> io::Result<Self> {
-        let Parts { id, mesh, handoff, commands, shared, ticker, desk } = parts;
+        let Parts { id, mesh, handoff, commands, shared, ticker, desk, bus } = parts;
         poller.arm(BELL, mesh.bell_fd(), Interest::Read)?;
         poller.arm(ARRIVALS, handoff.fd(), Interest::Read)?;
         poller.arm(TICKER, ticker.fd(), Interest::Read)?;
         if let Some(listener) = &listener {
             poller.arm(LISTENER, listener.fd(), Interest::Read)?;
         }
-        Ok(Reactor {
+        let reactor = Reactor {
             id,
             machine,
             poller,
@@ -128,7 +131,10 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             receiving: Vec::with_capacity(RECEIVE_BATCH),
             closing: Vec::new(),
             stopped: false,
-        })
+            wired: bus.map(Wired::new),
+        };
+        reactor.show_bus();
+        Ok(reactor)
     }
 
     /// Takes one turn; whether there was anything to do, and so may be again.
@@ -149,6 +155,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
         busy |= self.receive()?;
         busy |= self.flush()?;
         busy |= self.pass_on_envelopes();
+        self.end_turn_of_bus();
         self.depart();
         self.finish_closes()?;
         self.poller.submit()?;
@@ -287,7 +294,12 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                     let rtts_us = conns.iter().map(|conn| self.rtt_us(*conn)).collect();
                     self.feed(None, Event::Probed { ticket, rtts_us });
                 }
+                Action::Bus(outgoing) => self.ask_bus(outgoing),
                 Action::CloseListener => self.close_listener(),
+                Action::Left => {
+                    self.status().set_left();
+                    self.shared.ring_control();
+                }
                 Action::Drained => {
                     self.status().set_drained();
                     self.shared.ring_control();
@@ -383,6 +395,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             listener.tick();
         }
         self.feed(None, Event::Tick);
+        self.tick_bus();
         self.wake_stalled();
     }
 
@@ -392,6 +405,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
             busy = true;
             match command {
                 Command::Drain => self.feed(None, Event::Drain),
+                Command::Leave => self.feed(None, Event::Leave),
                 Command::Reload(settings) => {
                     self.desk.set_settings(settings.clone());
                     self.feed(None, Event::Reload(settings));

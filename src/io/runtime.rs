@@ -1,11 +1,12 @@
 //! The monoio runtime of a shard, and how the reactor waits inside it.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use monoio::net::TcpStream;
 use monoio::time::TimeDriver;
@@ -124,10 +125,18 @@ impl Runtime {
     }
 }
 
-async fn drive<P: Poller, M: Machine>(mut reactor: Reactor<P, M>, waiter: Waiter) -> io::Result<()> {
+async fn drive<P: Poller, M: Machine>(mut reactor: Reactor<P, M>, mut waiter: Waiter) -> io::Result<()> {
     let mut busy_turns = 0;
     loop {
-        let busy = reactor.turn()?;
+        let mut more = false;
+        if reactor.is_wired() {
+            poll_fn(|cx| {
+                more = reactor.take_bus(cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
+        let busy = reactor.turn()? | more;
         if reactor.stopped() {
             return Ok(());
         }
@@ -139,7 +148,11 @@ async fn drive<P: Poller, M: Machine>(mut reactor: Reactor<P, M>, waiter: Waiter
             }
         } else if reactor.sleep() {
             busy_turns = 0;
-            waiter.wait().await?;
+            if reactor.is_wired() {
+                waiter.wait_beside(&mut reactor).await?;
+            } else {
+                waiter.wait().await?;
+            }
             reactor.awake();
         }
     }
@@ -148,23 +161,53 @@ async fn drive<P: Poller, M: Machine>(mut reactor: Reactor<P, M>, waiter: Waiter
 /// The two descriptors that the reactor awaits. monoio takes any descriptor that can be polled for a stream.
 struct Waiter {
     driver: DriverKind,
-    poller: TcpStream,
+    poller: Rc<TcpStream>,
     breath: TcpStream,
     /// The same eventfd as `breath`.
     bell: OwnedFd,
+    /// A wait for the poller that was left for something else: it goes on where it was, since nothing is cancelled.
+    waiting: Option<Waiting>,
 }
+
+type Waiting = Pin<Box<dyn Future<Output = io::Result<()>>>>;
 
 impl Waiter {
     fn new(driver: DriverKind, poller: OwnedFd, breath: OwnedFd) -> io::Result<Self> {
         let bell = breath.as_fd().try_clone_to_owned()?;
         let stream = |fd: OwnedFd| TcpStream::from_std(std::net::TcpStream::from(fd));
-        Ok(Waiter { driver, poller: stream(poller)?, breath: stream(breath)?, bell })
+        Ok(Waiter { driver, poller: Rc::new(stream(poller)?), breath: stream(breath)?, bell, waiting: None })
     }
 
     /// Until the poller has something.
     async fn wait(&self) -> io::Result<()> {
         // On the legacy driver `readable(true)` never clears.
         self.poller.readable(self.driver == DriverKind::IoUring).await
+    }
+
+    /// Until the poller has something, or the wires, or the machine wants to be told the time.
+    async fn wait_beside<P: Poller, M: Machine>(&mut self, reactor: &mut Reactor<P, M>) -> io::Result<()> {
+        let relaxed = self.driver == DriverKind::IoUring;
+        let poller = self.poller.clone();
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(async move { poller.readable(relaxed).await }));
+        let mut due = match reactor.bus_due_in_ms() {
+            // Whoever wants to be told again at once must not keep the runtime from its turn.
+            Some(0) => return self.breathe().await,
+            Some(ms) => Some(Box::pin(monoio::time::sleep(Duration::from_millis(ms)))),
+            None => None,
+        };
+        let waited = poll_fn(|cx| {
+            if reactor.poll_bus(cx) {
+                return Poll::Ready(None);
+            }
+            if due.as_mut().is_some_and(|due| due.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(None);
+            }
+            waiting.as_mut().poll(cx).map(Some)
+        })
+        .await;
+        let Some(result) = waited else { return Ok(()) };
+        self.waiting = None;
+        result
     }
 
     /// Gives the runtime its turn, by waiting for something real that is there at once: a task that only wakes itself would keep timers
@@ -176,7 +219,7 @@ impl Waiter {
                 // An edge is needed: the eventfd is filled only after the runtime has found it empty.
                 let mut readable = pin!(self.breath.readable(false));
                 let mut rung = false;
-                std::future::poll_fn(|cx| match readable.as_mut().poll(cx) {
+                poll_fn(|cx| match readable.as_mut().poll(cx) {
                     Poll::Pending if !std::mem::replace(&mut rung, true) => {
                         rustix::io::write(&self.bell, &1u64.to_ne_bytes())?;
                         Poll::Pending

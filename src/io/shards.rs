@@ -16,6 +16,7 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::bus::MakeBus;
 use super::ceiling::Ceiling;
 use super::clock::{self, Ticker};
 use super::counters::{Counters, Status};
@@ -41,6 +42,8 @@ const COMMANDS_MAX: usize = 64;
 pub enum Command {
     /// Begin to drain.
     Drain,
+    /// Give back what the node holds in the cluster.
+    Leave,
     /// Take these settings.
     Reload(Arc<Settings>),
     /// Say that the loop turns, by showing this number in its [`Status`].
@@ -269,15 +272,20 @@ impl Shards {
         M: Machine + 'static,
         F: Fn(ShardId, Now) -> M + Send + Sync + 'static,
     {
-        Shards::start_with(plan, None, make)
+        Shards::start_with(plan, None, None, make)
     }
 
-    /// As [`Shards::start`], with something beside the first shard.
+    /// As [`Shards::start`], with something beside the first shard, and with wires to other nodes.
     ///
     /// # Errors
     ///
     /// As [`Shards::start`].
-    pub fn start_with<M, F>(plan: &Plan, beside: Option<&Beside>, make: F) -> Result<Shards, StartError>
+    pub fn start_with<M, F>(
+        plan: &Plan,
+        beside: Option<&Beside>,
+        make_bus: Option<MakeBus>,
+        make: F,
+    ) -> Result<Shards, StartError>
     where
         M: Machine + 'static,
         F: Fn(ShardId, Now) -> M + Send + Sync + 'static,
@@ -311,10 +319,14 @@ impl Shards {
             let commands = commands[i].clone();
             let bells = bells.clone();
             let beside = beside.filter(|_| i == 0).cloned();
+            let make_bus = make_bus.clone();
             let body = move || {
                 let id = ShardId(i as u16);
                 let desk = Desk::new(id, bells);
-                let part = move |ticker| Parts { id, mesh, handoff, commands, shared, ticker, desk };
+                let part = move |ticker| {
+                    let bus = make_bus.map(|make| make(id));
+                    Parts { id, mesh, handoff, commands, shared, ticker, desk, bus }
+                };
                 let make = move |now| make(id, now);
                 run_shard(id, &plan, beside, part, make, &go, &report)
             };
@@ -367,6 +379,21 @@ impl Shards {
     /// Whether every shard has drained, and no connection is on its way from one to another.
     pub fn drained(&self) -> bool {
         self.shared.statuses.iter().all(Status::drained) && self.connections() == 0
+    }
+
+    /// Whether every shard has given back what the node held in the cluster.
+    pub fn left(&self) -> bool {
+        self.shared.statuses.iter().all(Status::left)
+    }
+
+    /// Waits until [`Shards::left`], `patience` at most; whether it came to that.
+    pub fn wait_left(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while !self.left() && Instant::now() < deadline && !self.any_ended() {
+            wait_readable(self.control_fd(), deadline.saturating_duration_since(Instant::now()));
+            self.clear_control();
+        }
+        self.left()
     }
 
     /// Whether a shard has ended by itself, which none should.

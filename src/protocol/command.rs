@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ConnectionId, MessageId, ShardId};
+use crate::limits::PRESENCE_USERS_MAX;
 use crate::protocol::class::Class;
 use crate::protocol::envelope::{Census, Publication, Topic};
 use crate::protocol::request;
@@ -198,6 +199,8 @@ pub struct Tally {
     pub offline: u32,
     /// Every outbox refused it.
     pub dropped: u32,
+    /// Users of whom it is not known whether they got it; or 1, where it was for more than one and got no further than this node.
+    pub unavailable: u32,
 }
 
 impl Tally {
@@ -206,6 +209,7 @@ impl Tally {
         self.delivered += other.delivered;
         self.offline += other.offline;
         self.dropped += other.dropped;
+        self.unavailable += other.unavailable;
     }
 }
 
@@ -216,6 +220,29 @@ pub struct Present {
     pub users: Vec<(Box<str>, u32)>,
     /// All of them.
     pub census: Census,
+    /// Of these, the connections on other nodes, by the name of the node.
+    pub elsewhere: Vec<(Box<str>, u32)>,
+}
+
+impl Present {
+    /// Lists each user once, the first ones by name: who is on several nodes was counted on each of them.
+    pub fn settle(&mut self) {
+        self.users.sort_unstable();
+        let before = self.users.len();
+        self.users.dedup_by(|again, first| {
+            let same = again.0 == first.0;
+            first.1 += if same { again.1 } else { 0 };
+            same
+        });
+        self.census.users = self.census.users.saturating_sub((before - self.users.len()) as u32);
+        self.users.truncate(PRESENCE_USERS_MAX);
+        self.elsewhere.sort_unstable();
+        self.elsewhere.dedup_by(|again, first| {
+            let same = again.0 == first.0;
+            first.1 += if same { again.1 } else { 0 };
+            same
+        });
+    }
 }
 
 /// A connection as operators see it.
@@ -322,15 +349,41 @@ pub struct ShardInfo {
     pub figures: Vec<(&'static str, [&'static str; 2], u64)>,
     /// Its largest home rooms, with the connections in them.
     pub rooms: Vec<(Box<str>, Census)>,
+    /// What it knows of the cluster, where there is one.
+    pub cluster: Option<ClusterInfo>,
+}
+
+/// What a shard knows of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterInfo {
+    /// The lease of this node: its name, its epoch, and how long it holds, in milliseconds.
+    pub lease: Option<(Box<str>, u64, u64)>,
+    /// The nodes with living leases, this one included.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// Its name.
+    pub name: Box<str>,
+    /// The epoch of its lease.
+    pub epoch: u64,
+    /// How long its lease holds, in milliseconds.
+    pub lease_ms: u64,
+    /// Its shards.
+    pub shards: u16,
+    /// Where clients reach it, where it says so.
+    pub advertise: Option<Box<str>>,
 }
 
 /// What one shard has to do for a command. Crosses the mesh.
 #[derive(Clone, Debug)]
 pub enum Order {
     /// Deliver to these users, all at home there.
-    ToUsers(Vec<Box<str>>, Publication),
+    ToUsers(Vec<Box<str>>, Publication, MessageId),
     /// Deliver to everybody in a topic at home there.
-    ToTopic(Topic, Box<str>, Publication),
+    ToTopic(Topic, Box<str>, Publication, MessageId),
     /// Deliver to everybody there.
     ToAll(Publication),
     /// See [`Command::Disconnect`].
@@ -363,10 +416,10 @@ impl Order {
     /// Bytes of payload, for the bounds of the mesh.
     pub fn payload_bytes(&self) -> usize {
         match self {
-            Order::ToUsers(users, publication) => {
+            Order::ToUsers(users, publication, _) => {
                 publication.frame.len() + users.iter().map(|user| user.len() + 16).sum::<usize>()
             }
-            Order::ToTopic(_, _, publication) | Order::ToAll(publication) => publication.frame.len(),
+            Order::ToTopic(_, _, publication, _) | Order::ToAll(publication) => publication.frame.len(),
             Order::Disconnect(..)
             | Order::Member { .. }
             | Order::Presence(_)

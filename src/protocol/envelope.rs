@@ -3,6 +3,7 @@
 //! An envelope owns its bytes: a payload is copied once per destination shard, so that reference counts stay on one core.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::ids::{ConnectionId, MessageId, ShardId};
 use crate::protocol::RequestId;
@@ -41,8 +42,8 @@ pub struct Publication {
 pub struct ReplyTo {
     /// The connection that asked.
     pub conn: ConnectionId,
-    /// The `id` it gave.
-    pub id: RequestId,
+    /// The `id` it gave; without one it hears of errors only.
+    pub id: Option<RequestId>,
 }
 
 /// How many of whom a shard has in a topic.
@@ -52,6 +53,17 @@ pub struct Census {
     pub users: u32,
     /// Connections.
     pub connections: u32,
+}
+
+/// The node's lease in the cluster, as its shards know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The name of the node.
+    pub node: Arc<str>,
+    /// The epoch.
+    pub epoch: u64,
+    /// Until when it holds (boottime).
+    pub until_ms: u64,
 }
 
 /// A message between shards of one process.
@@ -196,6 +208,8 @@ pub enum Envelope {
         /// What came of it.
         report: Box<Report>,
     },
+    /// From the shard that has the lease of the node: how it stands.
+    Standing(Option<Standing>),
     /// To the shard that sent: so much of what it sent is done with.
     Credit {
         /// Envelopes.
@@ -223,6 +237,7 @@ impl Envelope {
             | Envelope::Leave { .. }
             | Envelope::Presence { .. }
             | Envelope::Count { .. }
+            | Envelope::Standing(_)
             | Envelope::Credit { .. } => 0,
         }
     }

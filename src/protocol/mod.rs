@@ -15,6 +15,7 @@ pub mod permission;
 pub mod reply;
 pub mod request;
 mod scan;
+pub mod service;
 mod string;
 pub mod tags;
 

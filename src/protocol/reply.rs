@@ -6,7 +6,7 @@
 //! | encoder | JSON |
 //! |---|---|
 //! | [`message`] | `{"type":"message"\|"broadcast","id":"..","from"?:"..","content":..,"timestamp":MS,"roomId"?:"..","channel"?:"..","event"?:"..","tags"?:{..}}` |
-//! | [`auth_ok`] | `{"type":"auth:ok","userId":"..","connectionId":"..","node":"..","heartbeatMs":N,"session":".."}` |
+//! | [`auth_ok`] | `{"type":"auth:ok","userId":"..","connectionId":"..","node":"..","heartbeatMs":N,"session":"..","local"?:true}` |
 //! | [`auth_fail`] | `{"type":"auth:fail","message":".."}` |
 //! | [`pong`] | `{"type":"pong","ts":MS,"id"?:ID}` |
 //! | [`ok`] | `{"type":"ok","id":ID,"roomId"?:"..","channel"?:"..","messageId"?:"..","status"?:"..","local"?:true}` |
@@ -150,8 +150,17 @@ impl Kind {
     }
 }
 
-/// Appends the answer to a good token or identity. `session` names the session for a later resumption.
-pub fn auth_ok(out: &mut Vec<u8>, user: &str, connection: ConnectionId, node: &str, heartbeat_ms: u64, session: &str) {
+/// Appends the answer to a good token or identity. `session` names the session for a later resumption; `local`: the cluster does not know of
+/// it (yet).
+pub fn auth_ok(
+    out: &mut Vec<u8>,
+    user: &str,
+    connection: ConnectionId,
+    node: &str,
+    heartbeat_ms: u64,
+    session: &str,
+    local: bool,
+) {
     literal(out, r#"{"type":"auth:ok","userId":"#);
     push_quoted(out, user);
     literal(out, r#","connectionId":"#);
@@ -162,7 +171,7 @@ pub fn auth_ok(out: &mut Vec<u8>, user: &str, connection: ConnectionId, node: &s
     unsigned(out, heartbeat_ms);
     literal(out, r#","session":"#);
     push_quoted(out, session);
-    literal(out, "}");
+    literal(out, if local { r#","local":true}"# } else { "}" });
 }
 
 /// Appends the answer to a bad token.
@@ -408,7 +417,7 @@ mod tests {
         let (text, int) = (RequestId::Text("a\"\n".into()), RequestId::Int(i64::MIN));
         let connection = ConnectionId { shard: ShardId(1), slot: 2, generation: 3 };
         check(
-            |out| auth_ok(out, "u", connection, "n-1", 30_000, "s"),
+            |out| auth_ok(out, "u", connection, "n-1", 30_000, "s", false),
             r#"{"type":"auth:ok","userId":"u","connectionId":"00010000000200000003","node":"n-1","heartbeatMs":30000,"session":"s"}"#,
         );
         check(|out| auth_fail(out, "expired"), r#"{"type":"auth:fail","message":"expired"}"#);

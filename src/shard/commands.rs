@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::cluster::parcel::Target;
 use crate::ids::{MessageId, ShardId};
-use crate::limits::{COMMANDS_MAX, PRESENCE_USERS_MAX};
+use crate::limits::COMMANDS_MAX;
 use crate::protocol::command::{
     Command, ConnectionInfo, Destination, Order, Outcome, Place, Present, Publish, Published, Report, ShardInfo, Tally,
     Traced, Whom,
@@ -14,6 +15,7 @@ use crate::protocol::command::{
 use crate::protocol::envelope::{self, Envelope};
 use crate::settings::Addressee;
 use crate::shard::Shard;
+use crate::shard::cluster::{Elsewhere, Fate};
 use crate::shard::event::Action;
 use crate::shard::remembered::{Known, Remembered};
 use crate::shard::search::Searches;
@@ -45,6 +47,15 @@ struct Gathering {
     idempotency_key: Option<Box<str>>,
 }
 
+/// What a command wants of other nodes.
+#[derive(Debug)]
+enum Also {
+    Nothing,
+    Ask(Elsewhere),
+    /// Publish to everybody; without a parcel there is no way to them.
+    Publish(Option<Vec<u8>>),
+}
+
 /// The reports so far.
 #[derive(Debug)]
 enum SoFar {
@@ -73,20 +84,27 @@ impl Shard {
                 if home.0 >= self.settings.homes.shards() {
                     return self.command_done(ticket, Outcome::Connections(0));
                 }
+                let also = match &whom {
+                    Whom::User(user) => self.also(|| Elsewhere::Disconnect(user.clone(), code, reason.clone())),
+                    // An id names a connection of this node.
+                    Whom::Connection(_) => Also::Nothing,
+                };
                 let orders = vec![(home, Order::Disconnect(whom, code, reason))];
-                self.give(vec![ticket], orders, SoFar::Connections(0), None, now);
+                self.give(vec![ticket], orders, SoFar::Connections(0), None, also, now);
             }
             Command::Member { user, room, enter } => {
                 let home = self.settings.homes.user(&user);
+                let also = self.also(|| Elsewhere::Member { user: user.clone(), room: room.clone(), enter });
                 let orders = vec![(home, Order::Member { user, room, enter })];
-                self.give(vec![ticket], orders, SoFar::Connections(0), None, now);
+                self.give(vec![ticket], orders, SoFar::Connections(0), None, also, now);
             }
             Command::Presence(place) => {
                 let orders = match &place {
                     Place::User(user) => vec![(self.settings.homes.user(user), Order::Presence(place.clone()))],
                     Place::Topic(..) => self.all(&Order::Presence(place.clone())),
                 };
-                self.give(vec![ticket], orders, SoFar::Present(Present::default()), None, now);
+                let also = self.also(|| Elsewhere::Presence(place));
+                self.give(vec![ticket], orders, SoFar::Present(Present::default()), None, also, now);
             }
             Command::Connections(search) => {
                 let so_far = SoFar::Found { rows: Vec::new(), matched: 0, limit: search.limit as usize };
@@ -96,17 +114,19 @@ impl Shard {
                     (None, Some(user)) => vec![(self.settings.homes.user(user), Order::Find(search))],
                     (None, None) => self.all(&Order::Find(search)),
                 };
-                self.give(vec![ticket], orders, so_far, None, now);
+                self.give(vec![ticket], orders, so_far, None, Also::Nothing, now);
             }
             Command::Info { rooms } => {
                 let orders = self.all(&Order::Info { rooms });
-                self.give(vec![ticket], orders, SoFar::Info(Vec::new()), None, now);
+                self.give(vec![ticket], orders, SoFar::Info(Vec::new()), None, Also::Nothing, now);
             }
             Command::Trace { user, content } => {
                 let orders = vec![(self.settings.homes.user(&user), Order::Trace(user, content))];
-                self.give(vec![ticket], orders, SoFar::Traced(None), None, now);
+                self.give(vec![ticket], orders, SoFar::Traced(None), None, Also::Nothing, now);
             }
-            Command::Probe { shard } => self.give(vec![ticket], vec![(shard, Order::Probe)], SoFar::Probed, None, now),
+            Command::Probe { shard } => {
+                self.give(vec![ticket], vec![(shard, Order::Probe)], SoFar::Probed, None, Also::Nothing, now);
+            }
         }
     }
 
@@ -125,6 +145,7 @@ impl Shard {
         let from = publish.from.as_deref();
         let publication = publish.publication();
         let homes = self.settings.homes.clone();
+        let mut also = Also::Nothing;
         let (message_id, orders) = match &publish.to {
             Destination::Users(users) => {
                 // The conflation key is one for all of them: each has an outbox of its own.
@@ -134,20 +155,28 @@ impl Shard {
                 for user in users {
                     by_home.entry(homes.user(user)).or_default().push(user.clone());
                 }
-                let order = |(home, users)| (home, Order::ToUsers(users, frame.clone()));
+                let order = |(home, users)| (home, Order::ToUsers(users, frame.clone(), id));
                 (id, by_home.into_iter().map(order).collect())
             }
             Destination::Topic(topic, name) => {
                 let (frame, id) = self.encode(from, Addressee::Topic(*topic, name), &publication, now);
-                (id, vec![(homes.topic(*topic, name), Order::ToTopic(*topic, name.clone(), frame))])
+                (id, vec![(homes.topic(*topic, name), Order::ToTopic(*topic, name.clone(), frame, id))])
             }
             Destination::All => {
                 let (frame, id): (envelope::Publication, _) = self.encode(from, Addressee::All, &publication, now);
+                if self.cluster.is_some() {
+                    also = Also::Publish(self.parcel(Target::All, &frame, id, None, now));
+                }
                 (id, self.all(&Order::ToAll(frame)))
             }
         };
         let so_far = SoFar::Published(message_id, Tally::default());
-        self.give(vec![ticket], orders, so_far, publish.idempotency_key, now);
+        self.give(vec![ticket], orders, so_far, publish.idempotency_key, also, now);
+    }
+
+    /// What is asked of other nodes, where there are any.
+    fn also(&self, elsewhere: impl FnOnce() -> Elsewhere) -> Also {
+        if self.cluster.is_some() { Also::Ask(elsewhere()) } else { Also::Nothing }
     }
 
     fn all(&self, order: &Order) -> Vec<(ShardId, Order)> {
@@ -161,6 +190,7 @@ impl Shard {
         orders: Vec<(ShardId, Order)>,
         so_far: SoFar,
         idempotency_key: Option<Box<str>>,
+        also: Also,
         now: Now,
     ) {
         let number = self.commands.next;
@@ -169,7 +199,7 @@ impl Shard {
             self.commands.remembered.begin(key.clone(), number, now);
         }
         // One more than there are, so that a report that is there at once does not complete it before all orders are given.
-        let missing = orders.len() + 1;
+        let missing = orders.len() + 1 + usize::from(!matches!(also, Also::Nothing));
         self.commands.open.insert(number, Gathering { tickets, missing, so_far, idempotency_key });
         for (shard, order) in orders {
             // There is no client to stop: who asks has a bounded number of commands under way.
@@ -178,6 +208,16 @@ impl Shard {
                 self.ordered(self.id, number, order, now);
             } else {
                 self.relay.send(shard, Envelope::Order { ticket: number, order: Box::new(order) }, None);
+            }
+        }
+        match also {
+            Also::Nothing => {}
+            Also::Ask(elsewhere) => self.ask_elsewhere(number, &elsewhere, now),
+            Also::Publish(parcel) => {
+                // Every shard of every node hears it, those of this one included.
+                let own = u64::from(self.settings.homes.shards());
+                let fate = Fate::Report { to: self.id, number, tally: Tally::default(), own };
+                self.publish_to_all(parcel, fate, now);
             }
         }
         self.one_less(number, now);
@@ -220,6 +260,7 @@ impl SoFar {
                 all.users.extend(more.users);
                 all.census.users += more.census.users;
                 all.census.connections += more.census.connections;
+                all.elsewhere.extend(more.elsewhere);
             }
             (SoFar::Found { rows, matched, .. }, Report::Found(more, more_matched)) => {
                 rows.extend(more);
@@ -237,8 +278,7 @@ impl SoFar {
             SoFar::Published(id, tally) => Outcome::Published(Published { id, tally }),
             SoFar::Connections(count) => Outcome::Connections(count),
             SoFar::Present(mut present) => {
-                present.users.sort_unstable();
-                present.users.truncate(PRESENCE_USERS_MAX);
+                present.settle();
                 Outcome::Present(present)
             }
             SoFar::Found { mut rows, matched, limit } => {

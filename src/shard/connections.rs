@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     fn with_rows(count: u32) -> Connections {
-        let now = Now { mono_ms: 0, sub_us: 0, unix_ms: 0 };
+        let now = Now { mono_ms: 0, boot_ms: 0, sub_us: 0, unix_ms: 0 };
         let mut made = Connections::new(ShardId(0), &Config::default(), now);
         for slot in 0..count {
             let conn = ConnectionId { shard: ShardId(0), slot, generation: 1 };

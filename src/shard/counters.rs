@@ -150,6 +150,22 @@ counters! {
     credit_waits,
     /// Envelopes that found nobody: the connection or topic had gone.
     envelopes_stale,
+    /// Messages, answers and questions published on the bus.
+    bus_published,
+    /// Messages and questions not published because the bus was not up, too much had no answer, or Redis refused.
+    bus_refused,
+    /// Messages and questions on their way when the bus was lost: what became of them is not known.
+    bus_lost,
+    /// Messages, answers and questions that the bus brought.
+    bus_received,
+    /// Of those, what this node had published itself.
+    bus_own,
+    /// Of those, what was discarded because no lease held.
+    bus_discarded,
+    /// Of those, what could not be read.
+    bus_malformed,
+    /// Messages of the bus given up because a shard of this node takes no more.
+    bus_shed,
     /// Panics caught while one connection was handled.
     panics,
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Claims;
+use crate::cluster::wire::{Incoming, Outgoing};
 use crate::ids::{ConnectionId, ShardId};
 use crate::protocol::command::{Command, Outcome};
 use crate::protocol::envelope::Envelope;
@@ -90,6 +91,11 @@ pub enum Event<'a> {
     },
     /// The configuration was reloaded.
     Reload(Arc<Settings>),
+    /// Something came from the bus to other nodes. Also when [`Shard::bus_due_ms`](super::Shard::bus_due_ms) has come, and with every tick: how
+    /// long Redis has not answered.
+    Bus(Incoming),
+    /// The node ends: give back what it holds in the cluster. [`Action::Left`] answers.
+    Leave,
 }
 
 /// What the driver has to do. Actions about a connection that is gone are ignored.
@@ -140,6 +146,10 @@ pub enum Action {
         /// Of which connections: at most [`RTT_CANDIDATES_MAX`](crate::limits::RTT_CANDIDATES_MAX).
         conns: Vec<ConnectionId>,
     },
+    /// Carry this out on the bus to other nodes.
+    Bus(Outgoing),
+    /// After [`Event::Leave`]: nothing is held any more.
+    Left,
     /// Stop listening.
     CloseListener,
     /// Every connection is gone after [`Event::Drain`].

@@ -1,5 +1,6 @@
 //! All that a shard shows of itself, as one row of numbers in an order that never changes: the driver publishes it, the metrics read it.
 
+use crate::cluster::exchange;
 use crate::shard::counters::{Counters, Distributions};
 use crate::shard::gauges::Gauges;
 use crate::shard::histogram::Histogram;
@@ -22,7 +23,21 @@ pub fn layout() -> Vec<Figure> {
     Held::default().each(|name, help, _| layout.push(Figure { group: "held", names: [name, ""], help }));
     Gauges::default().each(|name, help, _| layout.push(Figure { group: "gauges", names: [name, ""], help }));
     Counters::default().each(|group, names, help, _| layout.push(Figure { group, names, help }));
+    each_of_unicasts(&exchange::Counters::default(), |group, names, help, _| {
+        layout.push(Figure { group, names, help })
+    });
     layout
+}
+
+/// Calls `f` with the group, the labels, the help text and the value of everything that is counted of messages to users on other nodes.
+fn each_of_unicasts(
+    counters: &exchange::Counters,
+    mut f: impl FnMut(&'static str, [&'static str; 2], &'static str, u64),
+) {
+    counters.each_plain(|name, help, value| f("unicasts", [name, ""], help, value));
+    for (cause, count) in exchange::Cause::ALL.iter().zip(counters.unavailable) {
+        f("unavailable", [cause.name(), ""], "Messages to users answered as unavailable, by cause.", count);
+    }
 }
 
 /// A histogram as numbers for others to read: cumulative counts at the powers of two, then the sum.
@@ -55,7 +70,18 @@ impl Shard {
         self.held().each(|_, _, value| row.push(value));
         self.gauges().each(|_, _, value| row.push(value));
         self.counters().each(|_, _, _, value| row.push(value));
+        match &self.cluster {
+            Some(cluster) => each_of_unicasts(cluster.unicast_counters(), |_, _, _, value| row.push(value)),
+            None => each_of_unicasts(&exchange::Counters::default(), |_, _, _, value| row.push(value)),
+        }
         self.distributions().all().into_iter().for_each(|histogram| Spread::push(histogram, row));
+    }
+
+    /// Appends what was counted of messages to users on other nodes, where there is a cluster.
+    pub(super) fn cluster_figures(&self, figures: &mut Vec<(&'static str, [&'static str; 2], u64)>) {
+        if let Some(cluster) = &self.cluster {
+            each_of_unicasts(cluster.unicast_counters(), |group, names, _, value| figures.push((group, names, value)));
+        }
     }
 
     /// How many numbers there are.

@@ -42,6 +42,22 @@ pub struct Gauges {
     /// Milliseconds for which the oldest queued message has been waiting: as of the last round of looking, which takes a tick for every
     /// thousand outboxes that were in use at once.
     pub oldest_queued_ms: u64,
+    /// The link to the bus: 0 where there is none, 1 down, 2 being made good, 3 up.
+    pub bus_state: u32,
+    /// The epoch of the node's lease; 0: none is held.
+    pub bus_epoch: u64,
+    /// Nodes in the cluster, as last read.
+    pub bus_nodes: u32,
+    /// Users whose rows are kept in the registry.
+    pub bus_rows: u32,
+    /// Channels subscribed to.
+    pub bus_channels: u32,
+    /// Users and channels for which a client waits.
+    pub bus_waiting: u32,
+    /// Messages published or sent to users elsewhere that have no answer.
+    pub bus_unanswered: u32,
+    /// Users elsewhere whose rows are remembered.
+    pub bus_routes: u32,
 }
 
 impl Gauges {
@@ -84,5 +100,13 @@ impl Gauges {
             "Milliseconds for which the oldest queued message has been waiting: as of the last round of looking, which takes a tick for every thousand outboxes in use.",
             self.oldest_queued_ms,
         );
+        f("bus_state", "The link to the bus: 0 none, 1 down, 2 being made good, 3 up.", self.bus_state.into());
+        f("bus_epoch", "The epoch of the node's lease; 0 where none is held.", self.bus_epoch);
+        f("bus_nodes", "Nodes in the cluster, as last read.", self.bus_nodes.into());
+        f("bus_rows", "Users whose rows are kept in the registry.", self.bus_rows.into());
+        f("bus_channels", "Channels subscribed to.", self.bus_channels.into());
+        f("bus_waiting", "Users and channels for which a client waits.", self.bus_waiting.into());
+        f("bus_unanswered", "Messages for other nodes that have no answer.", self.bus_unanswered.into());
+        f("bus_routes", "Users of other nodes whose rows are remembered.", self.bus_routes.into());
     }
 }

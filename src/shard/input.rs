@@ -9,7 +9,7 @@ use crate::shard::Shard;
 use crate::shard::delivery::Manner;
 use crate::shard::frames::Shared;
 use crate::shard::limiter::{Admit, RateLimits};
-use crate::shard::row::State;
+use crate::shard::row::{Paused, State};
 use crate::time::Now;
 use crate::ws::deflate::Inflater;
 use crate::ws::frame::{Opcode, server_frame};
@@ -27,6 +27,7 @@ impl Shard {
         match row.state {
             State::Vacant => {}
             _ if row.discard_input => {}
+            _ if row.paused.contains(Paused::BUS) => self.hold_input(slot, data),
             State::Connecting => self.opening_bytes(slot, data, now),
             State::Moving => self.keep_for_home(slot, data),
             State::Authenticating | State::Active | State::Echo | State::Closing => {
@@ -68,6 +69,10 @@ impl Shard {
                     self.put_back(slot, &mut own);
                     self.text_before_session(slot, &text, &mut data[position..], now);
                     if self.connections.find(conn).is_none() || self.connections.row(slot).state == State::Moving {
+                        break;
+                    }
+                    if self.connections.row(slot).paused.contains(Paused::BUS) {
+                        self.hold_input(slot, &data[position..]);
                         break;
                     }
                     own = self.connections.row_mut(slot).contexts().map(|c| std::mem::take(&mut c.inflater));

@@ -18,6 +18,7 @@ use crate::ws::deflate::Inflater;
 use crate::ws::message::{Decoder, DecoderConfig};
 
 mod blocks;
+mod cluster;
 mod commands;
 mod connections;
 pub mod counters;
@@ -51,6 +52,7 @@ mod trace;
 mod users;
 mod weights;
 
+use cluster::Cluster;
 use commands::Commands;
 use connections::Connections;
 use counters::{Counters, Distributions};
@@ -77,6 +79,8 @@ pub struct Shard {
     relay: Relay,
     presence: Presence,
     commands: Commands,
+    /// This shard's part in the cluster, where there is one.
+    cluster: Option<Box<Cluster>>,
     ips: IpTable,
     pressure: Pressure,
     /// Connections that are not read from for want of memory; some may have gone.
@@ -146,6 +150,7 @@ impl Shard {
         let hasher = RandomState::with_seeds(key(), key(), key(), key());
         let limits = &settings.config.limits;
         let ips = IpTable::new(limits.connections_per_ip, limits.connections_per_ip_window_ms, key());
+        let cluster = Cluster::new(&settings, id, &hasher, &mut random, now);
         Shard {
             id,
             connections: Connections::new(id, &settings.config, now),
@@ -155,6 +160,7 @@ impl Shard {
             relay: Relay::new(id, settings.homes.shards()),
             presence: Presence::default(),
             commands: Commands::default(),
+            cluster,
             ips,
             pressure: Pressure::new(settings.config.outbox.shard_budget),
             paused_by_pressure: Vec::new(),
@@ -204,9 +210,14 @@ impl Shard {
             Event::Command { ticket, command } => self.command(ticket, command, now),
             Event::Probed { ticket, rtts_us } => self.probed(ticket, &rtts_us, now),
             Event::Reload(settings) => self.reload(settings),
+            Event::Bus(incoming) => self.bus(incoming, now),
+            Event::Leave => self.leave_cluster(now),
         }
         self.close_overflowed(now);
         self.relieve(now);
+        if self.cluster.is_some() {
+            self.pump_cluster(now);
+        }
     }
 
     /// The next thing the driver must do.
@@ -288,7 +299,11 @@ impl Shard {
     /// What this shard holds now, in numbers for the operator. Cheap: nothing is looked for.
     pub fn gauges(&self) -> Gauges {
         let (budget_bytes, pressure) = (self.pressure.budget(), self.pressure.level());
-        Gauges { budget_bytes, pressure, ..self.connections.gauges() }
+        let mut gauges = Gauges { budget_bytes, pressure, ..self.connections.gauges() };
+        if let Some(cluster) = &self.cluster {
+            cluster.show(&mut gauges);
+        }
+        gauges
     }
 
     /// What this shard holds.

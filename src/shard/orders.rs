@@ -6,7 +6,9 @@ use crate::protocol::command::{Order, Place, Present, Report, ShardInfo, Tally, 
 use crate::protocol::envelope::{Census, Envelope, Publication, Topic};
 use crate::protocol::reply::Status;
 use crate::shard::Shard;
+use crate::shard::cluster::Fate;
 use crate::shard::relay::Debt;
+use crate::shard::routing::target;
 use crate::shard::row::State;
 use crate::time::Now;
 
@@ -19,15 +21,28 @@ impl Shard {
                 let report = Report::Connections(self.set_member(&user, &room, enter, now));
                 return self.report_membership(from, number, &room, report, debt, now);
             }
-            Order::ToUsers(users, publication) => Report::Delivered(self.deliver_to_users(&users, &publication, now)),
-            Order::ToTopic(topic, name, publication) => {
+            Order::ToUsers(users, publication, message_id) if self.cluster.is_some() => {
+                self.send_to_users(&users, &publication, message_id, from, number, now);
+                return self.settle(debt, now);
+            }
+            Order::ToTopic(topic, name, publication, message_id) if self.cluster.is_some() => {
+                let parcel = self.parcel(target(topic, &name), &publication, message_id, None, now);
+                let own = u64::from(self.hears(topic, &name));
+                let tally = self.deliver_to_topic(topic, &name, publication, &debt, now);
+                self.publish_to_topic(topic, &name, parcel, Fate::Report { to: from, number, tally, own }, now);
+                return self.settle(debt, now);
+            }
+            Order::ToUsers(users, publication, _) => {
+                Report::Delivered(self.deliver_to_users(&users, &publication, now))
+            }
+            Order::ToTopic(topic, name, publication, _) => {
                 Report::Delivered(self.deliver_to_topic(topic, &name, publication, &debt, now))
             }
             Order::ToAll(publication) => Report::Delivered(self.deliver_to_all(publication, now)),
             Order::Disconnect(whom, code, reason) => Report::Connections(self.disconnect(&whom, code, &reason, now)),
             Order::Presence(place) => Report::Present(self.present(&place)),
             Order::Find(search) => return self.find(from, number, &search, debt, now),
-            Order::Info { rooms } => Report::Info(Box::new(self.info(rooms as usize))),
+            Order::Info { rooms } => Report::Info(Box::new(self.info(rooms as usize, now))),
             Order::Trace(user, content) => Report::Traced(self.take_trace(&user, content, now)),
             Order::Probe => Report::Probed,
         };
@@ -76,11 +91,11 @@ impl Shard {
     /// Counts the connections that are in the topic: those of other shards get it on the way from here.
     fn deliver_to_topic(&mut self, topic: Topic, name: &str, publication: Publication, debt: &Debt, now: Now) -> Tally {
         let census = self.homes.find(topic, name).map(|home| home.census()).unwrap_or_default();
-        self.fan_out(topic, name, publication, None, None, debt, now);
+        self.fan_out(topic, name, publication, None, None, Some(debt), now);
         Tally { delivered: census.connections, ..Tally::default() }
     }
 
-    fn disconnect(&mut self, whom: &Whom, code: u16, reason: &str, now: Now) -> u32 {
+    pub(super) fn disconnect(&mut self, whom: &Whom, code: u16, reason: &str, now: Now) -> u32 {
         let slots: Vec<u32> = match whom {
             Whom::User(user) => {
                 self.users.find(user).map(|index| self.users.get(index).connections.to_vec()).unwrap_or_default()
@@ -99,7 +114,7 @@ impl Shard {
 
     /// Puts every connection of a user into a room, or takes it out. Counts those that it changed; one that is in as many rooms and
     /// channels as it may stays out.
-    fn set_member(&mut self, user: &str, room: &str, enter: bool, now: Now) -> u32 {
+    pub(super) fn set_member(&mut self, user: &str, room: &str, enter: bool, now: Now) -> u32 {
         let Some(index) = self.users.find(user) else { return 0 };
         let slots = self.users.get(index).connections.clone();
         let max = self.settings.config.session.max_subscriptions as usize;
@@ -136,14 +151,16 @@ impl Shard {
                 None => Default::default(),
             },
         };
-        Present { users, census }
+        Present { users, census, ..Present::default() }
     }
 
-    fn info(&self, rooms: usize) -> ShardInfo {
+    fn info(&self, rooms: usize, now: Now) -> ShardInfo {
         let mut figures = Vec::with_capacity(96);
         self.held().each(|name, _, value| figures.push(("held", [name, ""], value)));
         self.gauges().each(|name, _, value| figures.push(("gauges", [name, ""], value)));
         self.counters().each(|group, names, _, value| figures.push((group, names, value)));
-        ShardInfo { shard: self.id, figures, rooms: self.homes.largest(Topic::Room, rooms) }
+        self.cluster_figures(&mut figures);
+        let (rooms, cluster) = (self.homes.largest(Topic::Room, rooms), self.cluster_info(now));
+        ShardInfo { shard: self.id, figures, rooms, cluster }
     }
 }

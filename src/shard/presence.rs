@@ -1,9 +1,12 @@
 //! Who is in a room or channel: the home asks the shards that have anyone in it and puts their answers together.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
+use crate::cluster::inquiry::Said;
 use crate::ids::{ConnectionId, ShardId};
 use crate::limits::{PRESENCE_QUESTIONS_MAX, PRESENCE_USERS_MAX};
+use crate::protocol::command::Present;
 use crate::protocol::envelope::{Census, Envelope, Topic};
 use crate::protocol::reply::{self, Place};
 use crate::protocol::{ErrorCode, RequestId};
@@ -24,13 +27,23 @@ pub(super) struct Presence {
 struct Question {
     topic: Topic,
     name: Box<str>,
-    conn: ConnectionId,
-    id: Option<RequestId>,
+    asker: Asker,
     missing: usize,
-    users: Vec<(Box<str>, u32)>,
-    census: Census,
-    /// Credit stays in use until it is answered: what is open is bounded by it.
-    debt: Debt,
+    present: Present,
+}
+
+/// Who wants to know.
+#[derive(Debug)]
+pub(super) enum Asker {
+    /// A client of this node.
+    Client {
+        conn: ConnectionId,
+        id: Option<RequestId>,
+        /// Credit stays in use until it is answered: what is open is bounded by it.
+        debt: Debt,
+    },
+    /// Another node, which asks for all: the channel that the answer goes to, and its number of the question.
+    Node { channel: Rc<str>, ticket: u32 },
 }
 
 impl Presence {
@@ -50,12 +63,13 @@ impl Shard {
         debt: &Debt,
         now: Now,
     ) {
+        self.ask_shards(topic, name, Asker::Client { conn, id, debt: debt.clone() }, now);
+    }
+
+    /// At the home of a topic: asks the shards that have anyone in it, and, for a client, the other nodes.
+    pub(super) fn ask_shards(&mut self, topic: Topic, name: Box<str>, asker: Asker, now: Now) {
         if self.presence.open.len() >= PRESENCE_QUESTIONS_MAX {
-            let text = "too many presence requests at once";
-            let frame = server_frame_with(Opcode::Text, 160, |out| {
-                reply::error(out, id.as_ref(), ErrorCode::Unavailable, text);
-            });
-            return self.send_answer(conn, Vec::from(frame).into_boxed_slice(), Some(debt.clone()), now);
+            return self.refuse_question(asker, now);
         }
         let shards: Vec<ShardId> = self
             .homes
@@ -64,16 +78,7 @@ impl Shard {
             .unwrap_or_default();
         let ticket = self.presence.next_ticket;
         self.presence.next_ticket = ticket.wrapping_add(1);
-        let mut question = Question {
-            topic,
-            name,
-            conn,
-            id,
-            missing: 0,
-            users: Vec::new(),
-            census: Census::default(),
-            debt: debt.clone(),
-        };
+        let mut question = Question { topic, name, asker, missing: 0, present: Present::default() };
         for shard in shards {
             if shard == self.id {
                 let (users, census) = self.whom_we_have(topic, &question.name);
@@ -83,10 +88,29 @@ impl Shard {
                 self.relay.send(shard, Envelope::Count { ticket, topic, name: question.name.clone() }, None);
             }
         }
+        let elsewhere = self.cluster.is_some() && matches!(question.asker, Asker::Client { .. });
+        question.missing += usize::from(elsewhere);
         if question.missing == 0 {
             return self.answer_presence(question, now);
         }
+        let name = question.name.clone();
         self.presence.open.insert(ticket, question);
+        if elsewhere {
+            self.ask_for_topic(topic, &name, ticket, now);
+        }
+    }
+
+    fn refuse_question(&mut self, asker: Asker, now: Now) {
+        match asker {
+            Asker::Client { conn, id, debt } => {
+                let text = "too many presence requests at once";
+                let frame = server_frame_with(Opcode::Text, 160, |out| {
+                    reply::error(out, id.as_ref(), ErrorCode::Unavailable, text);
+                });
+                self.send_answer(conn, Vec::from(frame).into_boxed_slice(), Some(debt), now);
+            }
+            asker @ Asker::Node { .. } => self.answer_node(&asker, Said::Nothing, now),
+        }
     }
 
     /// Another shard's home asks whom we have.
@@ -108,10 +132,14 @@ impl Shard {
     }
 
     fn answer_presence(&mut self, question: Question, now: Now) {
-        let Question { topic, name, conn, id, mut users, census, debt, .. } = question;
-        users.sort_unstable();
-        users.truncate(PRESENCE_USERS_MAX);
+        let Question { topic, name, asker, mut present, .. } = question;
+        present.settle();
+        let Present { users, census, .. } = present;
         let listed: Vec<(&str, u32)> = users.iter().map(|(user, count)| (user.as_ref(), *count)).collect();
+        let Asker::Client { conn, id, debt } = asker else {
+            let (user_count, connection_count) = (census.users, census.connections);
+            return self.answer_node(&asker, Said::Present { users: listed, user_count, connection_count }, now);
+        };
         let place = match topic {
             Topic::Room => Place::Room(&name),
             Topic::Channel => Place::Channel(&name),
@@ -150,9 +178,9 @@ impl Shard {
 
 impl Question {
     fn add(&mut self, users: Vec<(Box<str>, u32)>, census: Census) {
-        let room = PRESENCE_USERS_MAX.saturating_sub(self.users.len());
-        self.users.extend(users.into_iter().take(room));
-        self.census.users += census.users;
-        self.census.connections += census.connections;
+        let room = PRESENCE_USERS_MAX.saturating_sub(self.present.users.len());
+        self.present.users.extend(users.into_iter().take(room));
+        self.present.census.users += census.users;
+        self.present.census.connections += census.connections;
     }
 }

@@ -108,6 +108,11 @@ impl Relay {
         lane.owed.envelopes > 0 || !lane.queue.is_empty()
     }
 
+    /// Envelopes that wait for `to`.
+    pub(super) fn waiting_for(&self, to: ShardId) -> usize {
+        self.lanes[to.index()].queue.len()
+    }
+
     /// Payload bytes of what [`Relay::take`] returns next.
     pub(super) fn next_bytes(&self, to: ShardId) -> Option<usize> {
         let lane = &self.lanes[to.index()];

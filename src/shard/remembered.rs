@@ -72,7 +72,7 @@ mod tests {
     use crate::protocol::command::Tally;
 
     fn at(mono_ms: u64) -> Now {
-        Now { mono_ms, unix_ms: 0, sub_us: 0 }
+        Now { mono_ms, boot_ms: mono_ms, unix_ms: 0, sub_us: 0 }
     }
 
     fn published(id: u128) -> Published {

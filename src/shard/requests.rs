@@ -1,5 +1,7 @@
 //! What clients ask for, carried out: permissions, memberships here, and the envelope to the home of whatever is addressed.
 
+use crate::cluster::hash::stable;
+use crate::cluster::parcel::Target;
 use crate::ids::{MessageId, ShardId};
 use crate::limits::LOCAL_TOPICS_MAX;
 use crate::protocol::class::Class;
@@ -9,11 +11,15 @@ use crate::protocol::request::{Parsed, PresenceTarget, Publication, Request};
 use crate::protocol::{ErrorCode, Filter, RequestId, Verb};
 use crate::settings::Addressee;
 use crate::shard::Shard;
+use crate::shard::cluster::Fate;
 use crate::shard::outbox::Source;
 use crate::shard::row::{Membership, NONE, Paused};
 use crate::shard::topics::Member;
 use crate::time::Now;
 use crate::ws::frame::{Opcode, server_frame_with};
+
+/// What the hash of a conflation key starts from.
+const CONFLATION_SEED: u64 = 0x6b65_7973;
 
 impl Shard {
     /// Carries out one request of a session.
@@ -119,6 +125,11 @@ impl Shard {
             let envelope = Envelope::Broadcast { publication: publication.clone() };
             self.route(slot, ShardId(shard), envelope, now);
         }
+        if self.cluster.is_some() {
+            let parcel = self.parcel(Target::All, &publication, message_id, None, now);
+            let reply = self.reply_to(slot, id);
+            return self.publish_to_all(parcel, Fate::Sender(reply, message_id), now);
+        }
         let fields = OkFields { message_id: Some(message_id), ..OkFields::default() };
         self.answer_ok(slot, id.as_ref(), &fields, now);
     }
@@ -163,22 +174,44 @@ impl Shard {
         };
         let frame = server_frame_with(Opcode::Text, reply::message_capacity(&head), |out| reply::message(out, &head));
         let class = publication.class.unwrap_or_else(|| self.class_of(publication.event.as_deref()));
-        let key = (class == Class::Latest).then(|| match publication.key.as_deref() {
-            Some(key) => self.settings.homes.key(to, key),
-            None => self.settings.homes.default_key(to, from.unwrap_or(""), publication.event.as_deref().unwrap_or("")),
+        let key = (class == Class::Latest).then(|| {
+            let event = publication.event.as_deref().unwrap_or("");
+            self.conflation_key(to, publication.key.as_deref(), from.unwrap_or(""), event)
         });
         let frame = Vec::from(frame).into_boxed_slice();
         let accepted_us = Some(now.mono_us());
         (envelope::Publication { frame, class, key, tags: publication.tags.clone(), accepted_us }, message_id)
     }
 
+    /// What a message is the latest of: in a cluster a number that all nodes find.
+    pub(super) fn conflation_key(&self, to: Addressee<'_>, key: Option<&str>, from: &str, event: &str) -> u64 {
+        if self.cluster.is_none() {
+            let homes = &self.settings.homes;
+            return key.map_or_else(|| homes.default_key(to, from, event), |key| homes.key(to, key));
+        }
+        let to = match to {
+            Addressee::User(name) => ["u", name],
+            Addressee::Topic(Topic::Room, name) => ["r", name],
+            Addressee::Topic(Topic::Channel, name) => ["c", name],
+            Addressee::All => ["a", ""],
+        };
+        // No name and no event has a zero byte in it.
+        let text = match key {
+            Some(key) => [to[0], "k", to[1], key, ""].join("\0"),
+            None => [to[0], "d", to[1], from, event].join("\0"),
+        };
+        stable(CONFLATION_SEED, text.as_bytes())
+    }
+
     /// The class of a message that names none.
-    fn class_of(&self, event: Option<&str>) -> Class {
+    pub(super) fn class_of(&self, event: Option<&str>) -> Class {
         event.and_then(|event| self.settings.config.classes.0.get(event).copied()).unwrap_or_default()
     }
 
     pub(super) fn reply_to(&self, slot: u32, id: Option<RequestId>) -> Option<ReplyTo> {
-        id.map(|id| ReplyTo { conn: self.connections.id(slot), id })
+        // In a cluster there may be an error to tell, and that is told without an id as well.
+        let wanted = id.is_some() || self.cluster.is_some();
+        wanted.then(|| ReplyTo { conn: self.connections.id(slot), id })
     }
 
     /// Sends on behalf of a client, using up its shard's credit; without more of it the client waits.

@@ -1,12 +1,17 @@
 //! Envelopes in: at the home of a user, a room or a channel, and at the shards that have members.
 
+use bytes::Bytes;
+
+use crate::cluster::parcel::Target;
 use crate::ids::{ConnectionId, MessageId, ShardId};
+use crate::limits::BUS_ENVELOPES_MAX;
 use crate::protocol::class::Class;
 use crate::protocol::command::Tally;
 use crate::protocol::envelope::{Envelope, Publication, ReplyTo, Topic};
 use crate::protocol::reply::{self, OkFields, Status};
 use crate::protocol::tags::Tags;
 use crate::shard::Shard;
+use crate::shard::cluster::Fate;
 use crate::shard::delivery::Manner;
 use crate::shard::frames::Shared;
 use crate::shard::outbox::{Accepted, Source};
@@ -26,18 +31,25 @@ impl Shard {
         match envelope {
             Envelope::ToUser { user, publication, message_id, reply } => {
                 let debt = self.relay.debt(from, bytes);
+                if self.cluster.is_some() {
+                    self.send_to_user(&user, publication, message_id, reply, now);
+                    return self.settle(debt, now);
+                }
                 let status = self.deliver_to_user(&user, publication, now);
                 let fields = OkFields { message_id: Some(message_id), status: Some(status), ..OkFields::default() };
-                self.reply(reply, &fields, &debt, now);
+                self.reply(reply, &fields, Some(&debt), now);
                 self.settle(debt, now);
             }
             Envelope::Enter { topic, name, first_of_user, reply } => {
                 let debt = self.relay.debt(from, bytes);
                 let census = self.homes.enter(topic, &name, from, first_of_user.is_some()).census();
+                if census.connections == 1 {
+                    self.topic_came(topic, &name, now);
+                }
                 if let Some(user) = first_of_user.filter(|_| self.announces(topic, census.users)) {
                     self.announce(&name, &user, reply::user_joined, &debt, now);
                 }
-                self.reply(reply, &place_fields(topic, &name), &debt, now);
+                self.reply_when_listening(topic, &name, reply, &debt, now);
                 self.settle(debt, now);
             }
             Envelope::Leave { topic, name, last_of_user, reply } => {
@@ -46,13 +58,22 @@ impl Shard {
                 if let Some(user) = last_of_user.filter(|_| left.is_some_and(|c| self.announces(topic, c.users))) {
                     self.announce(&name, &user, reply::user_left, &debt, now);
                 }
-                self.reply(reply, &place_fields(topic, &name), &debt, now);
+                if left.is_none() {
+                    self.topic_left(topic, &name, now);
+                }
+                self.reply(reply, &place_fields(topic, &name), Some(&debt), now);
                 self.settle(debt, now);
             }
             Envelope::Publish { topic, name, publication, except, message_id, reply } => {
                 let debt = self.relay.debt(from, bytes);
-                self.fan_out(topic, &name, publication, except, None, &debt, now);
-                self.accept(reply, message_id, &debt, now);
+                if self.cluster.is_some() {
+                    let parcel = self.parcel(target(topic, &name), &publication, message_id, None, now);
+                    self.fan_out(topic, &name, publication, except, None, Some(&debt), now);
+                    self.publish_to_topic(topic, &name, parcel, Fate::Sender(reply, message_id), now);
+                } else {
+                    self.fan_out(topic, &name, publication, except, None, Some(&debt), now);
+                    self.accept(reply, message_id, &debt, now);
+                }
                 self.settle(debt, now);
             }
             Envelope::Broadcast { publication } => {
@@ -83,6 +104,7 @@ impl Shard {
             Envelope::Order { ticket, order } => self.ordered(from, ticket, *order, now),
             Envelope::Confirm { to, ticket, report } => self.confirm(to, ticket, *report, None, now),
             Envelope::Report { ticket, report } => self.reported(ticket, *report, now),
+            Envelope::Standing(standing) => self.standing_changed(standing, now),
             Envelope::Credit { envelopes, bytes } => {
                 let ready = self.relay.restore(from, envelopes, bytes);
                 self.go_on(ready, now);
@@ -107,10 +129,24 @@ impl Shard {
 
     /// Delivers to every connection of a user at home here.
     pub(super) fn deliver_to_user(&mut self, user: &str, publication: Publication, now: Now) -> Status {
-        let Some(index) = self.users.find(user) else { return Status::Offline };
         let Publication { frame, class, key, accepted_us, .. } = publication;
+        self.deliver_frame_to_user(user, frame, class, key, accepted_us, now)
+    }
+
+    /// As [`deliver_to_user`](Self::deliver_to_user), taken apart.
+    pub(super) fn deliver_frame_to_user(
+        &mut self,
+        user: &str,
+        frame: impl Into<Bytes>,
+        class: Class,
+        key: Option<u64>,
+        accepted_us: Option<u64>,
+        now: Now,
+    ) -> Status {
+        let Some(index) = self.users.find(user) else { return Status::Offline };
         let mut frame = Shared::new(frame);
-        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now), bulk: false };
+        let (key, accepted) = (self.outbox_key(key), accepted_at(accepted_us, now));
+        let manner = Manner { class, key, source: Source::None, accepted, bulk: false };
         let mut accepted = false;
         for &slot in &self.users.get(index).connections {
             accepted |= self.connections.push(slot, &mut frame, manner, now);
@@ -127,7 +163,7 @@ impl Shard {
         publication: Publication,
         except: Option<ConnectionId>,
         except_user: Option<&str>,
-        debt: &Debt,
+        debt: Option<&Debt>,
         now: Now,
     ) {
         let Some(home) = self.homes.find(topic, name) else { return };
@@ -137,6 +173,11 @@ impl Shard {
                 here = true;
                 continue;
             }
+            if debt.is_none() && self.relay.waiting_for(shard) >= BUS_ENVELOPES_MAX {
+                // What comes from the bus has no sender here who could be made to wait.
+                self.connections.counters.bus_shed += 1;
+                continue;
+            }
             let envelope = Envelope::Deliver {
                 topic,
                 name: name.into(),
@@ -144,7 +185,7 @@ impl Shard {
                 except,
                 except_user: except_user.map(Box::from),
             };
-            self.relay.send(shard, envelope, Some(debt.clone()));
+            self.relay.send(shard, envelope, debt.cloned());
         }
         if here {
             self.deliver_to_members(topic, name, publication, except, except_user, now);
@@ -173,7 +214,8 @@ impl Shard {
             Topic::Channel => Source::Channel(index),
         };
         let bulk = self.topics.get(index).members.len() >= BULK_MEMBERS_MIN;
-        let manner = Manner { class, key, source, accepted: accepted_at(accepted_us, now), bulk };
+        let (key, accepted) = (self.outbox_key(key), accepted_at(accepted_us, now));
+        let manner = Manner { class, key, source, accepted, bulk };
         let except_slot = except.and_then(|conn| self.connections.find(conn));
         let except_user = except_user.and_then(|user| self.users.find(user));
         let no_tags = Tags::default();
@@ -193,7 +235,8 @@ impl Shard {
     pub(super) fn deliver_to_all(&mut self, publication: Publication, now: Now) -> Tally {
         let Publication { frame, class, key, accepted_us, .. } = publication;
         let mut frame = Shared::new(frame);
-        let manner = Manner { class, key, source: Source::None, accepted: accepted_at(accepted_us, now), bulk: true };
+        let (key, accepted) = (self.outbox_key(key), accepted_at(accepted_us, now));
+        let manner = Manner { class, key, source: Source::None, accepted, bulk: true };
         let mut tally = Tally::default();
         for slot in 0..self.connections.capacity() {
             if self.connections.row(slot).state == State::Active {
@@ -225,19 +268,34 @@ impl Shard {
         let frame = server_frame_with(Opcode::Text, capacity, |out| encode(out, user, room));
         let frame = Vec::from(frame).into_boxed_slice();
         let publication = Publication { frame, class: Class::Droppable, key: None, tags: None, accepted_us: None };
-        self.fan_out(Topic::Room, room, publication, None, Some(user), debt, now);
+        if self.cluster.is_none() {
+            return self.fan_out(Topic::Room, room, publication, None, Some(user), Some(debt), now);
+        }
+        let message_id = self.message_ids.next(now.unix_ms);
+        let parcel = self.parcel(Target::Room(room), &publication, message_id, Some(user), now);
+        self.fan_out(Topic::Room, room, publication, None, Some(user), Some(debt), now);
+        self.publish_to_topic(Topic::Room, room, parcel, Fate::Untold, now);
+    }
+
+    /// What an outbox conflates by.
+    fn outbox_key(&self, key: Option<u64>) -> Option<u64> {
+        match self.cluster {
+            None => key,
+            // All nodes share it: whoever chooses keys must not choose where they fall here.
+            Some(_) => key.map(|key| self.settings.homes.scatter(key)),
+        }
     }
 
     fn accept(&mut self, reply: Option<ReplyTo>, message_id: MessageId, debt: &Debt, now: Now) {
         let fields = OkFields { message_id: Some(message_id), ..OkFields::default() };
-        self.reply(reply, &fields, debt, now);
+        self.reply(reply, &fields, Some(debt), now);
     }
 
-    /// Answers a request, on whatever shard its connection is.
-    fn reply(&mut self, reply: Option<ReplyTo>, fields: &OkFields<'_>, debt: &Debt, now: Now) {
-        let Some(ReplyTo { conn, id }) = reply else { return };
+    /// Answers a request that gave an `id`, on whatever shard its connection is.
+    pub(super) fn reply(&mut self, reply: Option<ReplyTo>, fields: &OkFields<'_>, debt: Option<&Debt>, now: Now) {
+        let Some(ReplyTo { conn, id: Some(id) }) = reply else { return };
         let frame = server_frame_with(Opcode::Text, 256, |out| reply::ok(out, &id, fields));
-        self.send_answer(conn, Vec::from(frame).into_boxed_slice(), Some(debt.clone()), now);
+        self.send_answer(conn, Vec::from(frame).into_boxed_slice(), debt.cloned(), now);
     }
 
     /// Sends an answer to the shard of the connection that asked.
@@ -259,6 +317,14 @@ impl Shard {
             }
             None => self.connections.counters.envelopes_stale += 1,
         }
+    }
+}
+
+/// A topic as other nodes are told of it.
+pub(super) fn target(topic: Topic, name: &str) -> Target<'_> {
+    match topic {
+        Topic::Room => Target::Room(name),
+        Topic::Channel => Target::Channel(name),
     }
 }
 

@@ -55,6 +55,8 @@ impl Paused {
     pub(super) const ADDRESS: Paused = Paused(8);
     /// The shard is short of memory, and this connection holds much of it.
     pub(super) const PRESSURE: Paused = Paused(16);
+    /// Its session begins when the cluster knows of its user.
+    pub(super) const BUS: Paused = Paused(32);
 
     pub(super) fn any(self) -> bool {
         self.0 != 0

@@ -12,6 +12,7 @@ use crate::protocol::envelope::Topic;
 use crate::protocol::reply::Place;
 use crate::protocol::{ErrorCode, OkFields, RequestId, reply, valid_user};
 use crate::shard::Shard;
+use crate::shard::cluster::Admission;
 use crate::shard::delivery::Manner;
 use crate::shard::event::{Action, Handover};
 use crate::shard::frames::Shared;
@@ -104,7 +105,8 @@ impl Shard {
         row.expires_unix_s = claims.expires_unix_s.unwrap_or(0);
         row.permissions = claims.permissions.map(Rc::new);
         self.schedule(slot, now);
-        self.welcome(slot, now);
+        let local = matches!(self.admission(&user, now), Admission::Now { local: true });
+        self.welcome(slot, local, now);
         self.answer_ok(slot, id.as_ref(), &OkFields::default(), now);
         self.join_claimed(slot, &claims.rooms, now);
     }
@@ -198,15 +200,26 @@ impl Shard {
             self.connections.trace(slot, TracedWhat::Connect, &[], None, now);
         }
         self.bound_connections(user, now);
-        self.welcome(slot, now);
-        self.answer_ok(slot, id.as_ref(), &OkFields::default(), now);
         self.tell_connect(slot, now);
-        self.join_claimed(slot, &claims.rooms, now);
+        if self.users.get(user).connections.len() == 1 {
+            self.user_came(&claims.user, now);
+        }
+        match self.admission(&claims.user, now) {
+            Admission::Now { local } => self.begin(slot, id, &claims.rooms, local, now),
+            Admission::Later => self.begin_later(slot, id, claims.rooms, now),
+        }
+    }
+
+    /// Tells the client that its session has begun; `local`: and that the cluster does not know of it.
+    pub(super) fn begin(&mut self, slot: u32, id: Option<RequestId>, rooms: &[Box<str>], local: bool, now: Now) {
+        self.welcome(slot, local, now);
+        self.answer_ok(slot, id.as_ref(), &OkFields::default(), now);
+        self.join_claimed(slot, rooms, now);
         self.drain_newcomer(slot, now);
     }
 
     /// `auth:ok`.
-    fn welcome(&mut self, slot: u32, now: Now) {
+    fn welcome(&mut self, slot: u32, local: bool, now: Now) {
         let conn = self.connections.id(slot);
         let user = self.users.get(self.connections.row(slot).user).name.clone();
         let settings = self.settings.clone();
@@ -216,7 +229,7 @@ impl Shard {
         self.say(
             slot,
             capacity,
-            |out| reply::auth_ok(out, &user, conn, &settings.node_id, heartbeat_ms, &session),
+            |out| reply::auth_ok(out, &user, conn, &settings.node_id, heartbeat_ms, &session, local),
             now,
         );
     }
@@ -371,8 +384,12 @@ impl Shard {
             if !self.connections.traces.is_empty() {
                 self.connections.trace(slot, TracedWhat::Disconnect, &[], None, now);
             }
+            let name = self.cluster.is_some().then(|| self.users.get(user).name.clone());
             if self.users.remove(user, slot) {
                 self.connections.traces.left(user);
+                if let Some(name) = name {
+                    self.user_left(&name, now);
+                }
             }
         }
         let row = self.connections.row_mut(slot);
@@ -382,7 +399,7 @@ impl Shard {
 
     /// What a closing peer still sends must be read, or its close frame would never be seen.
     fn read_to_the_end(&mut self, slot: u32, now: Now) {
-        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING, Paused::ADDRESS, Paused::PRESSURE] {
+        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING, Paused::ADDRESS, Paused::PRESSURE, Paused::BUS] {
             self.connections.resume(slot, why, now);
         }
         self.connections.mark_dirty(slot);

@@ -150,7 +150,7 @@ mod tests {
     use crate::ids::ShardId;
 
     fn at(mono_ms: u64) -> Now {
-        Now { mono_ms, unix_ms: 1, sub_us: 2 }
+        Now { mono_ms, boot_ms: mono_ms, unix_ms: 1, sub_us: 2 }
     }
 
     fn event(text: &'static str) -> impl FnOnce(bool) -> Traced {

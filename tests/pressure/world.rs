@@ -74,7 +74,7 @@ impl World {
             homes: Homes::new(1, 7),
             config,
         };
-        let now = Now { mono_ms: 5_000, unix_ms: 1_790_000_000_000, sub_us: 0 };
+        let now = Now { mono_ms: 5_000, boot_ms: 5_000, unix_ms: 1_790_000_000_000, sub_us: 0 };
         World {
             shard: Shard::new(Arc::new(settings), ShardId(0), 7, now),
             now,
@@ -159,6 +159,7 @@ impl World {
     pub(crate) fn pass(&mut self, ms: u64) {
         for _ in 0..ms / 100 {
             self.now.mono_ms += 100;
+            self.now.boot_ms += 100;
             self.now.unix_ms += 100;
             self.handle(Event::Tick);
             self.flush();

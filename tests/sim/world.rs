@@ -75,7 +75,7 @@ pub struct World {
 impl World {
     pub fn new(config: Config, shards: u16, faults: Faults, seed: u64) -> Self {
         let settings = settings(config, shards, seed);
-        let now = Now { mono_ms: 5_000, unix_ms: 1_790_000_000_000, sub_us: 0 };
+        let now = Now { mono_ms: 5_000, boot_ms: 5_000, unix_ms: 1_790_000_000_000, sub_us: 0 };
         let host = |index| Host {
             shard: Shard::new(settings.clone(), ShardId(index), seed ^ u64::from(index), now),
             seats: Vec::new(),
@@ -125,6 +125,7 @@ impl World {
     /// Time passes, on both clocks.
     pub fn pass(&mut self, ms: u64) {
         self.now.mono_ms += ms;
+        self.now.boot_ms += ms;
         self.now.unix_ms += ms;
     }
 

@@ -14,6 +14,7 @@ use crate::admin::health::Readiness;
 use crate::admin::metrics::{self, NodeFigures};
 use crate::admin::process::Process;
 use crate::admin::routes::{self, Call, Route};
+use crate::cluster::link::State;
 use crate::config::{AuthMode, Routing};
 use crate::io::clock;
 use crate::protocol::command::{Command, Outcome};
@@ -68,20 +69,50 @@ impl Node {
             "uptime_s": clock::now().unix_ms.saturating_sub(self.facts.started_unix_ms) / 1000,
             "draining": self.shared.draining(),
         });
-        if let (Some(why), Some(fields)) = (&self.facts.fallback, health.as_object_mut()) {
-            fields.insert("driver_fallback".to_owned(), why.as_str().into());
+        if let Some(fields) = health.as_object_mut() {
+            if let Some(why) = &self.facts.fallback {
+                fields.insert("driver_fallback".to_owned(), why.as_str().into());
+            }
+            if let Some(bus) = self.bus() {
+                fields.insert("bus".to_owned(), bus.name().into());
+            }
         }
         health
     }
 
     fn ready(&self) -> Answer {
-        let (status, value) = match self.readiness() {
+        let bus = self.bus();
+        let (status, mut value) = match self.readiness() {
+            Readiness::Ready if self.bus_is_missed() => (503, json!({ "status": "bus" })),
             Readiness::Ready => (200, json!({ "status": "ready" })),
             Readiness::Starting => (503, json!({ "status": "starting" })),
             Readiness::Draining => (503, json!({ "status": "draining" })),
             Readiness::Stalled(shards) => (503, json!({ "status": "stalled", "shards": shards })),
         };
+        if let (Some(bus), Some(fields)) = (bus, value.as_object_mut()) {
+            fields.insert("bus".to_owned(), bus.name().into());
+        }
         Answer::json(status, &value)
+    }
+
+    /// How the links to the bus stand: as the worst of them. `None`: there is no cluster.
+    fn bus(&self) -> Option<State> {
+        let worse = |a: State, b: State| match (a, b) {
+            (State::Down, _) | (_, State::Down) => State::Down,
+            (State::Resync, _) | (_, State::Resync) => State::Resync,
+            (State::Up, State::Up) => State::Up,
+        };
+        self.shared.statuses.iter().filter_map(crate::io::counters::Status::bus).reduce(worse)
+    }
+
+    /// `cluster.ready_needs_bus`, and it is not up.
+    fn bus_is_missed(&self) -> bool {
+        self.settings().config.cluster.ready_needs_bus && self.bus().is_some_and(|bus| bus != State::Up)
+    }
+
+    /// Whether `/readyz` says 200.
+    fn is_ready(&self) -> bool {
+        self.readiness() == Readiness::Ready && !self.bus_is_missed()
     }
 
     fn process(&self) -> Process {
@@ -96,7 +127,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION"),
             node_id: &settings.node_id,
             driver: self.driver,
-            ready: self.readiness() == Readiness::Ready,
+            ready: self.is_ready(),
             draining: self.shared.draining(),
             started_unix_ms: self.facts.started_unix_ms,
             connections_max: settings.config.limits.connections.into(),
@@ -192,10 +223,13 @@ impl Node {
     fn info(&self, shards: Value) -> Value {
         let settings = self.settings();
         let config = &settings.config;
-        let shards = match shards {
-            Value::Object(mut fields) => fields.remove("shards").unwrap_or_default(),
-            other => other,
+        let (shards, cluster) = match shards {
+            Value::Object(mut fields) => {
+                (fields.remove("shards").unwrap_or_default(), fields.remove("cluster").unwrap_or_default())
+            }
+            other => (other, Value::Null),
         };
+        let lease = &cluster["lease"];
         let sum = |group: &str, name: &str| -> u64 {
             shards.as_array().into_iter().flatten().filter_map(|shard| shard[group][name].as_u64()).sum()
         };
@@ -207,15 +241,17 @@ impl Node {
             "uptime_s": now.unix_ms.saturating_sub(self.facts.started_unix_ms) / 1000,
             "driver": self.driver,
             "fd_tables": self.facts.fd_tables,
-            "ready": self.readiness() == Readiness::Ready,
+            "ready": self.is_ready(),
             "draining": self.shared.draining(),
             "client": self.client.to_string(),
             "auth": match config.auth.mode { AuthMode::None => "none", AuthMode::Jwt => "jwt" },
             "memory_bytes": process.resident_bytes,
             "descriptors": process.descriptors,
             "cpu_seconds": process.cpu_seconds,
-            "lease": null,
+            "lease": lease,
         });
+        let others = cluster["nodes"].as_array().into_iter().flatten().filter(|n| n["node_id"] != lease["node"]);
+        let nodes: Vec<&Value> = std::iter::once(&node).chain(others).collect();
         json!({
             "node_id": settings.node_id,
             "now_ms": now.unix_ms,
@@ -225,10 +261,10 @@ impl Node {
             "rooms": sum("held", "home_rooms"),
             "channels": sum("held", "home_channels"),
             "limits": { "connections": config.limits.connections },
-            "bus": null,
+            "bus": self.bus().map(State::name),
             "ring": null,
             "probe_ms": self.pulses.ages_ms(now.mono_ms),
-            "nodes": [node],
+            "nodes": nodes,
             "shards": shards,
         })
     }

@@ -202,6 +202,12 @@ pub fn rows(reply: &Value) -> Option<Rows> {
     }
 }
 
+/// The names that a set's command has listed; `None` if it is no such reply.
+pub fn names(reply: &Value) -> Option<Vec<Rc<str>>> {
+    let (Value::Array(items) | Value::Set(items)) = reply else { return None };
+    Some(items.iter().filter_map(text).map(Rc::from).collect())
+}
+
 /// What a lease script has said to this question.
 pub fn lease_answer(ask: lease::Ask, reply: &Value) -> lease::Answer {
     use lease::{Answer, Ask};

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use redis::Cmd;
 
-pub use incoming::{Complaint, Incoming};
+pub use complaint::Complaint;
 
 use super::connect::Plug;
 use super::mailbox::Mailbox;
@@ -19,15 +19,20 @@ use super::pipeline::Pipeline;
 use super::pubsub::Subscriber;
 use super::scripts::Scripts;
 use super::target::{Address, Target};
-use crate::cluster::agent::{Action, Event};
+use crate::cluster::agent::{Action, Event, probe_channel};
 use crate::cluster::lease;
 use crate::cluster::link::Side;
 use crate::cluster::nodes::About;
 use crate::cluster::registry::Row;
 use crate::cluster::registry::wants::{Op, Write, WriteId};
+use crate::cluster::wire::{Grave, Incoming, Outgoing};
+use crate::ids::ShardId;
 
 mod arrivals;
-mod incoming;
+mod complaint;
+
+/// Users of a dead node that are named at a time.
+const REAP_BATCH: usize = 200;
 
 /// What the wires of a shard are made from.
 #[derive(Clone, Debug)]
@@ -48,8 +53,8 @@ pub struct Plan {
     pub about: About,
     /// What the connections are called in `CLIENT LIST`.
     pub name: String,
-    /// The channel that probes go through, without the prefix.
-    pub probe_channel: String,
+    /// Whose wires they are.
+    pub shard: ShardId,
 }
 
 /// What a reply over the connection for commands answers.
@@ -71,6 +76,13 @@ enum Token {
         ticket: u64,
     },
     Find {
+        user: Rc<str>,
+    },
+    Sample {
+        grave: Grave,
+    },
+    Remove {
+        node: Rc<str>,
         user: Rc<str>,
     },
     Load {
@@ -111,7 +123,10 @@ pub struct Wires {
     channels: Vec<Write>,
     ready: VecDeque<Incoming>,
     loading: bool,
+    probe_channel: String,
+    /// What was complained of since a connection was made.
     complained: Vec<&'static str>,
+    complaints: VecDeque<Complaint>,
 }
 
 impl Wires {
@@ -119,6 +134,7 @@ impl Wires {
     pub fn new(plan: Plan) -> Self {
         Wires {
             scripts: Scripts::new(&plan.prefix),
+            probe_channel: probe_channel(plan.instance, plan.shard),
             plan,
             commands: Line::Off,
             subscriber: Line::Off,
@@ -130,12 +146,29 @@ impl Wires {
             ready: VecDeque::new(),
             loading: false,
             complained: Vec::new(),
+            complaints: VecDeque::new(),
         }
     }
 
     /// Where Redis is now; names are resolved elsewhere.
     pub fn set_addresses(&mut self, addresses: Vec<Address>) {
         self.plan.addresses = addresses;
+    }
+
+    /// Carries out what a shard asks for, at `now_ms`.
+    pub fn carry_out(&mut self, outgoing: Outgoing, now_ms: u64) {
+        match outgoing {
+            Outgoing::Agent(action) => self.act(action, now_ms),
+            Outgoing::Publish { ticket, channel, payload } => self.publish(ticket, &channel, &payload, now_ms),
+            Outgoing::Find { user } => self.find(&user, now_ms),
+            Outgoing::PollLeases { asked_ms } => self.poll_leases(asked_ms, now_ms),
+            Outgoing::Sample { grave } => self.sample(grave, now_ms),
+            Outgoing::Remove { grave, users } => self.remove(&grave, &users, now_ms),
+            Outgoing::Bury { node, epoch } => {
+                let call = self.scripts.lease_reap(&node, epoch);
+                self.send(Token::Other, &call, now_ms);
+            }
+        }
     }
 
     /// Carries out an action of the agent at `now_ms`; those that are for others (told, settled, changed) are none of its business.
@@ -151,7 +184,7 @@ impl Wires {
                 self.send(Token::Lease { ticket: command.ticket, ask: command.kind }, &call, now_ms);
             }
             Action::Probe { nonce } => {
-                let channel = format!("{}{}", self.plan.prefix, self.plan.probe_channel);
+                let channel = format!("{}{}", self.plan.prefix, self.probe_channel);
                 self.send(Token::Other, redis::cmd("PUBLISH").arg(channel).arg(nonce), now_ms);
             }
             Action::Standing(_)
@@ -213,6 +246,37 @@ impl Wires {
     pub fn poll_leases(&mut self, asked_ms: u64, now_ms: u64) {
         let call = self.scripts.lease_list();
         self.send(Token::Leases { asked_ms }, &call, now_ms);
+    }
+
+    fn sample(&mut self, grave: Grave, now_ms: u64) {
+        if let Line::On(_) = self.commands {
+            let index = self.scripts.keys().index(&grave.node, grave.epoch, grave.shard);
+            let mut command = redis::cmd("SRANDMEMBER");
+            command.arg(index).arg(REAP_BATCH);
+            self.send(Token::Sample { grave }, &command, now_ms);
+        } else {
+            self.ready.push_back(Incoming::Sampled { grave, users: None });
+        }
+    }
+
+    /// The rows first, the index that finds them last.
+    fn remove(&mut self, grave: &Grave, users: &[Rc<str>], now_ms: u64) {
+        let Grave { node, epoch, shard } = grave;
+        let mut index = redis::cmd("SREM");
+        index.arg(self.scripts.keys().index(node, *epoch, *shard));
+        for user in users {
+            let call = self.scripts.row_delete(user, node, *epoch);
+            self.send(Token::Remove { node: node.clone(), user: user.clone() }, &call, now_ms);
+            index.arg(&**user);
+        }
+        if !users.is_empty() {
+            self.send(Token::Other, &index, now_ms);
+        }
+    }
+
+    /// The next thing to say in the log: once per kind until a connection is made again.
+    pub fn next_complaint(&mut self) -> Option<Complaint> {
+        self.complaints.pop_front()
     }
 
     /// How long the oldest unanswered command or subscription has waited.
@@ -349,6 +413,8 @@ impl Wires {
             match token {
                 Token::Publish { ticket } => publishes.push(ticket),
                 Token::Find { user } => self.ready.push_back(Incoming::Found { user, rows: None }),
+                Token::Sample { grave } => self.ready.push_back(Incoming::Sampled { grave, users: None }),
+                Token::Remove { node, user } => self.ready.push_back(Incoming::Removed { node, user, others: None }),
                 Token::Row { .. } | Token::Lease { .. } | Token::Leases { .. } | Token::Load { .. } | Token::Other => {}
             }
         }

@@ -1,13 +1,13 @@
 //! What happens to an agent, and what it asks its driver to do.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::cluster::lease;
 use crate::cluster::link::{Cause, Side, State};
 use crate::cluster::registry::Row;
 use crate::cluster::registry::wants::{Pace, Write, WriteId};
 use crate::ids::ShardId;
+pub use crate::protocol::envelope::Standing;
 
 /// One reading of the clocks.
 #[derive(Clone, Copy, Debug)]
@@ -18,17 +18,6 @@ pub struct Clock {
     pub boot_ms: u64,
     /// CLOCK_REALTIME, in milliseconds: where epochs start.
     pub unix_ms: u64,
-}
-
-/// The node's lease, as its shards know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// The name of the node.
-    pub node: Arc<str>,
-    /// The epoch.
-    pub epoch: u64,
-    /// Until when it holds (boottime).
-    pub until_ms: u64,
 }
 
 /// What a shard is, for its agent.
@@ -127,7 +116,7 @@ pub enum Action {
     Channel(Write),
     /// Ask this of the leases.
     Lease(lease::Command),
-    /// Publish this probe to [`Agent::probe_channel`](super::Agent::probe_channel).
+    /// Publish this probe to the shard's [`probe_channel`](super::probe_channel).
     Probe {
         /// What must come back.
         nonce: u64,

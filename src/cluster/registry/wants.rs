@@ -210,6 +210,11 @@ impl Wants {
         self.sweep(now_ms, start + room, batch);
     }
 
+    /// Whether [`Wants::batch`] may send anything while so many commands have no answer.
+    pub fn has_room(&self, unanswered: usize) -> bool {
+        unanswered < self.pace.unanswered_max
+    }
+
     /// When [`Wants::batch`] has something to send next, if nothing else happens; renewals apart, for which any regular call will do.
     pub fn due_ms(&self, now_ms: u64) -> Option<u64> {
         let due = match self.sweep {

@@ -158,7 +158,7 @@ fn relations() {
         ),
         (
             &["cluster.routing=hash"],
-            "cluster.routing = \"hash\" (--set): not available in this build yet; expected \"local\"",
+            "cluster.routing = \"hash\" (--set): not available in this build yet; expected \"local\", \"broadcast\" or \"registry\"",
         ),
         (&["limits.message_size=0"], ok),
     ];

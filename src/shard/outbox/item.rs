@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn latencies_are_exact_to_a_step() {
-        let at = |us: u64| Now { mono_ms: us / 1000, unix_ms: 0, sub_us: (us % 1000) as u16 };
+        let at = |us: u64| Now { mono_ms: us / 1000, boot_ms: us / 1000, unix_ms: 0, sub_us: (us % 1000) as u16 };
         let wrap = (1 << 32) * 1000;
         for accepted_us in [1, 999, 1000, 123_456_789, wrap - 1, wrap - 700, wrap, wrap + 1] {
             for transit_us in [0, 1, 7, 8, 999, 1000, 400_000] {

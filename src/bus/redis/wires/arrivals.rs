@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use redis::Value;
 
-use super::{Complaint, Incoming, Line, Token, Wires};
+use super::{Complaint, Line, Token, Wires};
 use crate::bus::redis::scripts::{self, RowReply};
 use crate::bus::redis::trouble::Trouble;
 use crate::bus::redis::{pipeline, pubsub};
@@ -12,6 +12,7 @@ use crate::cluster::agent::{Event, WriteAnswer};
 use crate::cluster::lease;
 use crate::cluster::link::Side;
 use crate::cluster::registry::wants::WriteId;
+use crate::cluster::wire::Incoming;
 
 impl Wires {
     pub(super) fn command_arrived(&mut self, arrival: pipeline::Arrival<Token>, now_ms: u64) {
@@ -59,6 +60,15 @@ impl Wires {
                 Incoming::Published { ticket, heard }
             }
             Token::Find { user } => Incoming::Found { user, rows: scripts::rows(&value) },
+            Token::Sample { grave } => Incoming::Sampled { grave, users: scripts::names(&value) },
+            Token::Remove { node, user } => {
+                let others = match scripts::row_reply(&value) {
+                    RowReply::Done(others) => Some(others),
+                    // A newer epoch of that node has written it: it lives.
+                    RowReply::Fenced | RowReply::Unreadable => None,
+                };
+                Incoming::Removed { node, user, others }
+            }
             Token::Load { last } => {
                 self.loading &= !last;
                 return;
@@ -75,6 +85,8 @@ impl Wires {
             Token::Lease { ticket, .. } => Incoming::Agent(Event::Lease { ticket, answer: lease::Answer::Failed }),
             Token::Publish { ticket } => Incoming::Published { ticket, heard: None },
             Token::Find { user } => Incoming::Found { user, rows: None },
+            Token::Sample { grave } => Incoming::Sampled { grave, users: None },
+            Token::Remove { node, user } => Incoming::Removed { node, user, others: None },
             Token::Load { last } => {
                 self.loading &= !last;
                 return;
@@ -111,7 +123,7 @@ impl Wires {
         let incoming = match arrival {
             pubsub::Arrival::Message { channel, payload } => {
                 let Some(channel) = channel.strip_prefix(self.plan.prefix.as_bytes()) else { return };
-                if channel == self.plan.probe_channel.as_bytes() {
+                if channel == self.probe_channel.as_bytes() {
                     let nonce = std::str::from_utf8(&payload).ok().and_then(|nonce| nonce.parse().ok());
                     let Some(nonce) = nonce else { return };
                     Incoming::Agent(Event::Probe { nonce })
@@ -136,7 +148,7 @@ impl Wires {
     pub(super) fn complain(&mut self, kind: &'static str, complaint: Complaint) {
         if !self.complained.contains(&kind) {
             self.complained.push(kind);
-            self.ready.push_back(Incoming::Troubled(complaint));
+            self.complaints.push_back(complaint);
         }
     }
 }

@@ -1,0 +1,253 @@
+//! Who is told to connect to another node, with `cluster.routing = "hash"`: one for each shard, for the users who are connected here.
+//!
+//! The [ring](Ring) says on which node a user belongs. Who comes to the wrong node is told at once; when the ring changes, those who are here
+//! are looked at in turn, and told if they must move. So that a node that restarts does not send its users back and forth, the ring must be
+//! at rest for a while first; so that they do not all come at once, they are told over a while, and each is given a time of its own.
+//!
+//! Nobody is told twice within [`TOLD_FOR_MS`], and nobody who comes with the mark of one who was told: where a client does not follow, or two
+//! nodes disagree, it is served where it is, and its messages are forwarded.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+
+use ahash::RandomState;
+
+use super::ring::Ring;
+use crate::limits::MOVING_TOLD_MAX;
+
+/// How long the ring must be at rest before those who are here are looked at.
+pub const REST_MS: u64 = 5_000;
+/// Over how long all who are here are looked at.
+pub const SPREAD_MS: u64 = 10_000;
+/// How many are told within a second, at the most.
+pub const TOLD_PER_S_MAX: u64 = 1_000;
+/// How long it is remembered that somebody was told.
+pub const TOLD_FOR_MS: u64 = 60_000;
+/// The time that one who is told is given: between these.
+pub const AFTER_MS: std::ops::RangeInclusive<u64> = 200..=2_000;
+
+/// One node of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// Its name.
+    pub node: &'a str,
+    /// Its weight.
+    pub weight: u32,
+    /// `cluster.advertise`, where it has one.
+    pub advertise: Option<&'a str>,
+}
+
+/// What one is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tell {
+    /// Where to connect; with the mark of one who was told.
+    pub url: String,
+    /// After how long.
+    pub after_ms: u64,
+}
+
+/// Where users belong, and who was told.
+#[derive(Debug)]
+pub struct Moving {
+    me: Rc<str>,
+    ring: Ring,
+    advertised: BTreeMap<Box<str>, Box<str>>,
+    sweep: Option<Sweep>,
+    told: HashMap<u64, u64, RandomState>,
+    told_in_order: VecDeque<(u64, u64)>,
+    random: fastrand::Rng,
+}
+
+/// A look at everybody who is here.
+#[derive(Clone, Copy, Debug)]
+struct Sweep {
+    from_ms: u64,
+    next: usize,
+    told: u64,
+}
+
+impl Moving {
+    /// The ring is empty: everybody is served here.
+    pub fn new(seed: u64, hasher: RandomState) -> Self {
+        Moving {
+            me: Rc::from(""),
+            ring: Ring::default(),
+            advertised: BTreeMap::new(),
+            sweep: None,
+            told: HashMap::with_hasher(hasher),
+            told_in_order: VecDeque::new(),
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// The members of the ring, `me` among them if this node is one.
+    pub fn set_members<'a>(&mut self, me: &str, members: impl IntoIterator<Item = Member<'a>>, now_ms: u64) {
+        let members: Vec<Member<'a>> = members.into_iter().collect();
+        let advertised = members.iter().filter_map(|m| Some((m.node.into(), m.advertise?.into())));
+        self.advertised = advertised.collect();
+        let ring = Ring::new(members.iter().map(|m| (m.node, m.weight)));
+        if ring != self.ring || *me != *self.me {
+            (self.ring, self.me) = (ring, me.into());
+            // Not all nodes have seen it, nor begin, at the same time.
+            let from_ms = now_ms + REST_MS + self.random.u64(..=REST_MS / 5);
+            self.sweep = Some(Sweep { from_ms, next: 0, told: 0 });
+        }
+    }
+
+    /// The ring.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// The node that a user belongs on, and its URL where it has one.
+    pub fn route(&self, user: &str) -> Option<(&str, Option<&str>)> {
+        let node = self.ring.owner(user)?;
+        Some((node, self.advertised.get(node).map(|url| &**url)))
+    }
+
+    /// A user has connected here. `marked`: with the mark of one who was told.
+    pub fn arrived(&mut self, user: &str, marked: bool, now_ms: u64) -> Option<Tell> {
+        if marked { None } else { self.look_at(user, now_ms) }
+    }
+
+    /// The next of the `len` places at which the shard has its users: look at who is there, with [`Moving::look_at`], and ask again.
+    /// `None`: there is nobody to be looked at now.
+    pub fn next_place(&mut self, len: usize, now_ms: u64) -> Option<usize> {
+        let sweep = self.sweep.as_mut()?;
+        let elapsed_ms = now_ms.checked_sub(sweep.from_ms)?;
+        if sweep.next >= len {
+            self.sweep = None;
+            return None;
+        }
+        let due = (len as u64).saturating_mul(elapsed_ms + 1).div_ceil(SPREAD_MS);
+        let tells = TOLD_PER_S_MAX * (elapsed_ms + 1).div_ceil(1_000);
+        if sweep.next as u64 >= due || sweep.told >= tells {
+            return None;
+        }
+        sweep.next += 1;
+        Some(sweep.next - 1)
+    }
+
+    /// Whether a user who is here is to be told to go, and what.
+    pub fn look_at(&mut self, user: &str, now_ms: u64) -> Option<Tell> {
+        let node = self.ring.owner(user).filter(|node| **node != *self.me)?;
+        let url = self.advertised.get(node)?;
+        let mark = if url.contains('?') { "&moved=1" } else { "?moved=1" };
+        let url = format!("{url}{mark}");
+        self.forget_told(now_ms);
+        let key = self.told.hasher().hash_one(user);
+        // Where too many were told to remember one more, this one stays.
+        if self.told.len() >= MOVING_TOLD_MAX || self.told.contains_key(&key) {
+            return None;
+        }
+        self.told.insert(key, now_ms);
+        self.told_in_order.push_back((key, now_ms));
+        if let Some(sweep) = &mut self.sweep {
+            sweep.told += 1;
+        }
+        Some(Tell { url, after_ms: self.random.u64(AFTER_MS) })
+    }
+
+    fn forget_told(&mut self, now_ms: u64) {
+        while self.told_in_order.front().is_some_and(|(_, told_ms)| now_ms >= told_ms + TOLD_FOR_MS) {
+            if let Some((key, _)) = self.told_in_order.pop_front() {
+                self.told.remove(&key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn moving(me: &str, nodes: &[&str]) -> Moving {
+        let mut moving = Moving::new(1, RandomState::with_seeds(1, 2, 3, 4));
+        set(&mut moving, me, nodes, 0);
+        moving
+    }
+
+    fn set(moving: &mut Moving, me: &str, nodes: &[&str], now_ms: u64) {
+        let urls: Vec<String> = nodes.iter().map(|node| format!("ws://{node}/ws")).collect();
+        let members = nodes.iter().zip(&urls).map(|(node, url)| Member {
+            node,
+            weight: 100,
+            advertise: (*node != "mute").then_some(url),
+        });
+        moving.set_members(me, members, now_ms);
+    }
+
+    fn of<'a>(moving: &Moving, node: &str, users: &'a [String]) -> Vec<&'a str> {
+        users.iter().map(String::as_str).filter(|user| moving.ring().owner(user) == Some(node)).collect()
+    }
+
+    fn users(count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("user-{n}")).collect()
+    }
+
+    #[test]
+    fn who_comes_to_the_wrong_node_is_told_once_and_served_where_it_must_be() {
+        let mut moving = moving("a", &["a", "b", "mute"]);
+        let users = users(100);
+        let (here, there, mute) =
+            (of(&moving, "a", &users)[0], of(&moving, "b", &users), of(&moving, "mute", &users)[0]);
+        assert_eq!((moving.arrived(here, false, 0), moving.arrived(mute, false, 0)), (None, None));
+        assert_eq!(moving.arrived(there[0], true, 0), None, "it was told by another node");
+        let tell = moving.arrived(there[0], false, 0).unwrap();
+        assert_eq!(tell.url, "ws://b/ws?moved=1");
+        assert!(AFTER_MS.contains(&tell.after_ms));
+        assert_eq!(moving.arrived(there[0], false, TOLD_FOR_MS - 1), None, "it came back all the same");
+        assert!(moving.arrived(there[0], false, TOLD_FOR_MS).is_some());
+        assert_eq!(moving.route(there[1]), Some(("b", Some("ws://b/ws"))));
+        assert_eq!(moving.route(mute), Some(("mute", None)));
+    }
+
+    #[test]
+    fn a_ring_that_changes_moves_those_who_must_and_nobody_else_and_not_all_at_once() {
+        let mut moving = moving("a", &["a"]);
+        let users = users(5_000);
+        set(&mut moving, "a", &["a", "b"], 1_000);
+        let expected: BTreeSet<&str> = of(&moving, "b", &users).into_iter().collect();
+        let (mut told, mut looked_at) = (BTreeSet::new(), 0);
+        let mut last_second = VecDeque::new();
+        let start_ms = 1_000 + REST_MS;
+        for now_ms in (0..start_ms + 2 * SPREAD_MS).step_by(100) {
+            while let Some(place) = moving.next_place(users.len(), now_ms) {
+                assert!(now_ms >= start_ms, "the ring is at rest");
+                looked_at += 1;
+                if moving.look_at(&users[place], now_ms).is_some() {
+                    assert!(told.insert(users[place].as_str()));
+                    last_second.push_back(now_ms);
+                }
+            }
+            while last_second.front().is_some_and(|at_ms| at_ms + 1_000 <= now_ms) {
+                last_second.pop_front();
+            }
+            assert!(last_second.len() <= 400, "{} within a second", last_second.len());
+        }
+        assert_eq!((told, looked_at), (expected, users.len()));
+        assert_eq!(moving.next_place(users.len(), u64::MAX / 2), None, "once");
+    }
+
+    #[test]
+    fn a_node_that_restarts_keeps_its_users() {
+        let mut moving = moving("a", &["a", "b"]);
+        set(&mut moving, "a", &["a"], 20_000);
+        set(&mut moving, "a", &["a", "b"], 20_000 + REST_MS - 1);
+        assert_eq!(moving.next_place(100, 20_000 + REST_MS), None, "the ring as it was for a moment moves nobody");
+    }
+
+    #[test]
+    fn the_pace_holds_however_many_there_are_and_memory_is_bounded() {
+        let mut moving = moving("nobody", &["a"]);
+        let (mut told, start_ms) = (0, REST_MS + REST_MS / 5);
+        for second in 0..200 {
+            while let Some(place) = moving.next_place(1_000_000, start_ms + second * 1_000) {
+                told += u64::from(moving.look_at(&format!("u{place}"), start_ms + second * 1_000).is_some());
+            }
+            assert!(told <= TOLD_PER_S_MAX * (second + 3), "{told} in second {second}");
+            assert!(moving.told.len() <= MOVING_TOLD_MAX && moving.told_in_order.len() <= MOVING_TOLD_MAX);
+        }
+    }
+}

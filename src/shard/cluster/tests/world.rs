@@ -1,0 +1,515 @@
+//! Several nodes of real shards around a modelled bus: everything is answered in order, and time passes when it is told to.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::auth::Claims;
+use crate::cluster::agent::{Action as AgentAction, Event as AgentEvent, WriteAnswer};
+use crate::cluster::lease::{Answer, Ask};
+use crate::cluster::link::Side;
+use crate::cluster::nodes::{About, Polled};
+use crate::cluster::registry::wants::Op;
+use crate::cluster::registry::{Row, Rows};
+use crate::cluster::wire::{Incoming, Outgoing};
+use crate::config::{AuthMode, Config, Routing};
+use crate::ids::{ConnectionId, ShardId};
+use crate::protocol::command::{Command, Outcome};
+use crate::settings::{Homes, Settings};
+use crate::shard::Shard;
+use crate::shard::event::{Action, Event, Gathered, Handover};
+use crate::time::Now;
+
+/// What the modelled Redis holds.
+#[derive(Default)]
+pub struct Redis {
+    pub rows: BTreeMap<String, BTreeMap<String, (u64, u16)>>,
+    /// By node: epoch, end, instance.
+    pub leases: BTreeMap<String, (u64, u64, u32)>,
+    /// Graves and the users that are left in their indices.
+    pub graves: BTreeSet<(String, u64)>,
+    pub indices: BTreeMap<(String, u64, u16), BTreeSet<String>>,
+    /// What was published, for services that listen: channel and payload.
+    pub heard: Vec<(String, Vec<u8>)>,
+}
+
+/// One shard and its connections to the bus.
+pub struct Host {
+    pub shard: Shard,
+    pub node: usize,
+    inbox: VecDeque<Incoming>,
+    subscribed: Option<BTreeSet<String>>,
+    commands: bool,
+    next_slot: u32,
+    pub answers: Vec<(u64, Outcome)>,
+    pub left: bool,
+    said: BTreeMap<u32, Vec<Value>>,
+    pub closed: BTreeSet<u32>,
+}
+
+pub struct World {
+    pub redis: Redis,
+    pub hosts: Vec<Host>,
+    settings: Vec<Arc<Settings>>,
+    pub now: Now,
+    /// Connections to it can be made.
+    pub up: bool,
+    /// What is asked of it is kept and not answered.
+    pub hangs: bool,
+    kept: VecDeque<(usize, Outgoing)>,
+    shards: u16,
+}
+
+/// A client: the host that has it, and its row there.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub host: usize,
+    pub conn: ConnectionId,
+}
+
+impl World {
+    pub fn new(routing: Routing, nodes: usize, shards: u16) -> Self {
+        let now = Now { mono_ms: 10_000, boot_ms: 20_000, unix_ms: 1_790_000_000_000, sub_us: 0 };
+        let settings: Vec<_> = (0..nodes).map(|node| Arc::new(settings(routing, node, shards))).collect();
+        let mut hosts = Vec::new();
+        for (node, settings) in settings.iter().enumerate() {
+            for shard in 0..shards {
+                let seed = 1 + node as u64 * 100 + u64::from(shard);
+                hosts.push(Host {
+                    shard: Shard::new(settings.clone(), ShardId(shard), seed, now),
+                    node,
+                    inbox: VecDeque::new(),
+                    subscribed: None,
+                    commands: false,
+                    next_slot: 0,
+                    answers: Vec::new(),
+                    left: false,
+                    said: BTreeMap::new(),
+                    closed: BTreeSet::new(),
+                });
+            }
+        }
+        let (redis, kept) = (Redis::default(), VecDeque::new());
+        World { redis, hosts, settings, now, up: true, hangs: false, kept, shards }
+    }
+
+    /// As [`World::new`], with everybody in the cluster.
+    pub fn ready(routing: Routing, nodes: usize, shards: u16) -> Self {
+        let mut world = World::new(routing, nodes, shards);
+        world.pass(3_000);
+        for host in &world.hosts {
+            assert_eq!(host.shard.gauges().bus_state, 3, "a shard of node {} is up", host.node);
+            assert_eq!(host.shard.gauges().bus_nodes as usize, nodes);
+        }
+        world
+    }
+
+    /// A user connects to a node; what is said is not looked at.
+    pub fn connect(&mut self, node: usize, user: &str) -> Client {
+        self.connect_with(node, user, &[])
+    }
+
+    pub fn connect_with(&mut self, node: usize, user: &str, rooms: &[&str]) -> Client {
+        let shard = self.settings[node].homes.user(user);
+        let host = node * usize::from(self.shards) + shard.index();
+        let slot = self.hosts[host].next_slot;
+        self.hosts[host].next_slot += 1;
+        let conn = ConnectionId { shard, slot, generation: 1 };
+        let rooms = rooms.iter().map(|room| Box::from(*room)).collect();
+        let state = Box::new(Handover {
+            peer: ([127, 0, 0, 1], 4711).into(),
+            user_agent: None,
+            protocol_named: false,
+            batch: false,
+            deflate: None,
+            inflate_window: Vec::new(),
+            claims: Claims { user: user.into(), expires_unix_s: None, permissions: None, rooms },
+            auth_request_id: None,
+            created_unix_ms: self.now.unix_ms,
+            received_messages: 0,
+            received_bytes: 0,
+            leftover: Vec::new(),
+        });
+        self.feed(host, Event::Adopted { conn, state });
+        Client { host, conn }
+    }
+
+    /// A client on each of several nodes, welcomed.
+    pub fn joined(&mut self, node: usize, user: &str, rooms: &[&str]) -> Client {
+        let client = self.connect_with(node, user, rooms);
+        self.settle();
+        let said = self.said(client);
+        assert!(said.iter().any(|m| m["type"] == "auth:ok" && m.get("local").is_none()), "{said:?}");
+        self.quiet();
+        client
+    }
+
+    /// Forgets what everybody was told.
+    pub fn quiet(&mut self) {
+        self.hosts.iter_mut().for_each(|host| host.said.clear());
+        self.redis.heard.clear();
+    }
+
+    pub fn disconnect(&mut self, client: Client) {
+        self.feed(client.host, Event::Ended { conn: client.conn });
+    }
+
+    pub fn say(&mut self, client: Client, request: &Value) {
+        let mut frame = masked_text(request.to_string().as_bytes());
+        self.feed(client.host, Event::Bytes { conn: client.conn, data: &mut frame });
+    }
+
+    /// Says something, lets it run its course, and returns what this client heard.
+    pub fn ask(&mut self, client: Client, request: &Value) -> Vec<Value> {
+        self.say(client, request);
+        self.settle();
+        self.said(client)
+    }
+
+    pub fn said(&mut self, client: Client) -> Vec<Value> {
+        self.flush();
+        self.hosts[client.host].said.remove(&client.conn.slot).unwrap_or_default()
+    }
+
+    /// Gives a command to the first shard of a node, as its server API does.
+    pub fn command(&mut self, node: usize, command: Command) -> Outcome {
+        let host = node * usize::from(self.shards);
+        self.feed(host, Event::Command { ticket: 1, command });
+        self.settle();
+        self.hosts[host].answers.pop().expect("an answer").1
+    }
+
+    /// A service publishes on the bus.
+    pub fn service(&mut self, channel: &str, payload: &str) {
+        self.publish(channel, payload.as_bytes());
+        self.settle();
+    }
+
+    pub fn feed(&mut self, host: usize, event: Event<'_>) {
+        let now = self.now;
+        self.hosts[host].shard.handle(event, now);
+        self.act(host);
+    }
+
+    /// Until nothing is on its way any more; time stands still but for what is due at once.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let mut busy = false;
+            for host in 0..self.hosts.len() {
+                busy |= self.step(host);
+            }
+            if !busy {
+                let due = self.hosts.iter().filter_map(|host| host.shard.bus_due_ms(self.now)).min();
+                match due.filter(|due| *due <= self.now.mono_ms + 10) {
+                    Some(due) if !self.hangs => self.advance(due.saturating_sub(self.now.mono_ms)),
+                    _ => return self.flush(),
+                }
+                (0..self.hosts.len()).for_each(|host| self.tick_bus(host));
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    /// Time passes, with ticks.
+    pub fn pass(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(100) {
+            self.advance(100);
+            for host in 0..self.hosts.len() {
+                self.feed(host, Event::Tick);
+                self.tick_bus(host);
+            }
+            self.settle();
+        }
+    }
+
+    /// It is gone, with all connections to it and everything that is on its way.
+    pub fn cut(&mut self) {
+        self.up = false;
+        for host in 0..self.hosts.len() {
+            for (side, on) in [(Side::Commands, self.hosts[host].commands), (Side::Subscriber, true)] {
+                if on {
+                    self.hosts[host].inbox.push_back(Incoming::Agent(AgentEvent::Ended(side)));
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// Redis has forgotten everything.
+    pub fn flush_all(&mut self) {
+        self.redis = Redis::default();
+        self.hosts.iter_mut().for_each(|host| host.inbox.push_back(Incoming::InvalidatedAll));
+    }
+
+    /// Answers everything that was kept.
+    pub fn unhang(&mut self) {
+        self.hangs = false;
+        for (host, outgoing) in std::mem::take(&mut self.kept) {
+            self.carry_out(host, outgoing);
+        }
+    }
+
+    fn advance(&mut self, ms: u64) {
+        self.now.mono_ms += ms;
+        self.now.boot_ms += ms;
+        self.now.unix_ms += ms;
+    }
+
+    fn tick_bus(&mut self, host: usize) {
+        let event = AgentEvent::Tick { oldest_unanswered_ms: None };
+        self.feed(host, Event::Bus(Incoming::Agent(event)));
+    }
+
+    /// One turn of a shard; whether there was anything to do.
+    fn step(&mut self, host: usize) -> bool {
+        let mut busy = false;
+        while let Some(incoming) = self.hosts[host].inbox.pop_front() {
+            self.feed(host, Event::Bus(incoming));
+            busy = true;
+        }
+        let now = self.now;
+        self.hosts[host].shard.end_turn(now);
+        busy |= self.act(host);
+        let (node, first) = (self.hosts[host].node, self.hosts[host].node * usize::from(self.shards));
+        for to in 0..self.shards {
+            while let Some(envelope) = self.hosts[host].shard.take_outgoing(ShardId(to), now) {
+                let from = ShardId((host - node * usize::from(self.shards)) as u16);
+                self.feed(first + usize::from(to), Event::Envelope { from, envelope });
+                busy = true;
+            }
+        }
+        busy
+    }
+
+    fn act(&mut self, host: usize) -> bool {
+        let mut busy = false;
+        while let Some(action) = self.hosts[host].shard.next_action() {
+            busy = true;
+            match action {
+                Action::Bus(outgoing) if self.hangs => self.kept.push_back((host, outgoing)),
+                Action::Bus(outgoing) => self.carry_out(host, outgoing),
+                Action::CommandDone { ticket, outcome } => self.hosts[host].answers.push((ticket, *outcome)),
+                Action::Close { conn } => drop(self.hosts[host].closed.insert(conn.slot)),
+                Action::Left => self.hosts[host].left = true,
+                _ => {}
+            }
+        }
+        busy
+    }
+
+    fn carry_out(&mut self, host: usize, outgoing: Outgoing) {
+        let answer = match outgoing {
+            Outgoing::Agent(action) => return self.carry_out_for_agent(host, action),
+            Outgoing::Publish { ticket, .. } if !self.hosts[host].commands => Incoming::Unanswered(vec![ticket]),
+            Outgoing::Publish { ticket, channel, payload } => {
+                let heard = Some(self.publish(&channel, &payload));
+                Incoming::Published { ticket, heard }
+            }
+            Outgoing::Find { user } if !self.hosts[host].commands => Incoming::Found { user, rows: None },
+            Outgoing::Find { user } => {
+                let rows = Some(self.rows_but(&user, ""));
+                Incoming::Found { user, rows }
+            }
+            Outgoing::PollLeases { asked_ms } => {
+                let polled = |node: &String, epoch, remaining_ms| {
+                    let about = About { shards: self.shards, ..About::default() };
+                    Polled { node: node.as_str().into(), epoch, remaining_ms, about }
+                };
+                let living = self.redis.leases.iter().map(|(node, (epoch, until_ms, _))| {
+                    polled(node, *epoch, *until_ms as i64 - self.now.boot_ms as i64)
+                });
+                let leases =
+                    living.chain(self.redis.graves.iter().map(|(node, epoch)| polled(node, *epoch, -1))).collect();
+                Incoming::Leases { leases, asked_ms }
+            }
+            Outgoing::Sample { grave } => {
+                let index = self.redis.indices.get(&(grave.node.to_string(), grave.epoch, grave.shard.0));
+                let users = index.into_iter().flatten().take(2).map(|user| Rc::from(user.as_str())).collect();
+                Incoming::Sampled { grave, users: Some(users) }
+            }
+            Outgoing::Remove { grave, users } => {
+                for user in users {
+                    let rows = self.redis.rows.entry(user.to_string()).or_default();
+                    rows.retain(|node, (epoch, _)| **node != *grave.node || *epoch > grave.epoch);
+                    let index = (grave.node.to_string(), grave.epoch, grave.shard.0);
+                    self.redis.indices.entry(index).or_default().remove(&*user);
+                    let others = Some(self.rows_but(&user, ""));
+                    self.hosts[host].inbox.push_back(Incoming::Removed { node: grave.node.clone(), user, others });
+                }
+                return;
+            }
+            Outgoing::Bury { node, epoch } => {
+                self.redis.graves.remove(&(node.to_string(), epoch));
+                let dead = |lease: &(u64, u64, u32)| lease.0 == epoch && lease.1 <= self.now.boot_ms;
+                if self.redis.leases.get(&*node).is_some_and(dead) {
+                    self.redis.leases.remove(&*node);
+                }
+                return;
+            }
+        };
+        self.hosts[host].inbox.push_back(answer);
+    }
+
+    fn carry_out_for_agent(&mut self, host: usize, action: AgentAction) {
+        let event = match action {
+            AgentAction::Connect(side) if self.up => {
+                match side {
+                    Side::Commands => self.hosts[host].commands = true,
+                    Side::Subscriber => self.hosts[host].subscribed = Some(BTreeSet::new()),
+                }
+                AgentEvent::Connected(side)
+            }
+            AgentAction::Connect(side) => AgentEvent::Refused(side),
+            AgentAction::Drop(Side::Commands, _) => {
+                self.hosts[host].commands = false;
+                return self.hosts[host].inbox.push_back(Incoming::InvalidatedAll);
+            }
+            AgentAction::Drop(Side::Subscriber, _) => {
+                self.hosts[host].subscribed = None;
+                return;
+            }
+            AgentAction::Row { write, row } => {
+                let index = (row.node.to_string(), row.epoch, row.shard.0);
+                let rows = self.redis.rows.entry(write.name.to_string()).or_default();
+                match write.op {
+                    Op::Put => {
+                        rows.insert(row.node.to_string(), (row.epoch, row.shard.0));
+                        self.redis.indices.entry(index).or_default().insert(write.name.to_string());
+                    }
+                    Op::Delete => {
+                        rows.remove(&*row.node);
+                        self.redis.indices.entry(index).or_default().remove(&*write.name);
+                    }
+                }
+                let others = self.rows_but(&write.name, &row.node);
+                for other in (0..self.hosts.len()).filter(|other| *other != host) {
+                    self.hosts[other].inbox.push_back(Incoming::Invalidated(vec![write.name.clone()]));
+                }
+                let answer = AgentEvent::Row { id: write.id, answer: WriteAnswer::Done };
+                self.hosts[host].inbox.push_back(Incoming::Agent(answer));
+                let row = Incoming::Row { id: write.id, user: write.name, op: write.op, others };
+                return self.hosts[host].inbox.push_back(row);
+            }
+            AgentAction::Channel(write) => {
+                let Some(subscribed) = &mut self.hosts[host].subscribed else { return };
+                match write.op {
+                    Op::Put => subscribed.insert(write.name.to_string()),
+                    Op::Delete => subscribed.remove(&*write.name),
+                };
+                AgentEvent::Channel { id: write.id, answer: WriteAnswer::Done }
+            }
+            AgentAction::Lease(command) => {
+                let instance = self.settings[self.hosts[host].node].instance;
+                let answer = self.lease(&command.node, command.kind, instance);
+                AgentEvent::Lease { ticket: command.ticket, answer }
+            }
+            AgentAction::Probe { nonce } => AgentEvent::Probe { nonce },
+            _ => return,
+        };
+        self.hosts[host].inbox.push_back(Incoming::Agent(event));
+    }
+
+    fn lease(&mut self, node: &str, ask: Ask, instance: u32) -> Answer {
+        let until_ms = self.now.boot_ms + 10_000;
+        let held = self.redis.leases.get(node).copied();
+        match (ask, held) {
+            (Ask::Acquire { floor, .. }, held) => {
+                let epoch = floor.max(held.map_or(0, |(epoch, ..)| epoch + 1));
+                self.redis.graves.extend(held.map(|(epoch, ..)| (node.to_owned(), epoch)));
+                self.redis.leases.insert(node.to_owned(), (epoch, until_ms, instance));
+                Answer::Granted { epoch }
+            }
+            (Ask::Renew { epoch }, Some((held, ..))) if held == epoch => {
+                self.redis.leases.insert(node.to_owned(), (epoch, until_ms, instance));
+                Answer::Renewed
+            }
+            (Ask::Release { epoch }, Some((held, ..))) if held == epoch => {
+                self.redis.leases.insert(node.to_owned(), (epoch, 0, instance));
+                Answer::Released
+            }
+            (Ask::Renew { epoch } | Ask::Release { epoch }, Some((held, ..))) if held > epoch => Answer::Fenced,
+            (Ask::Renew { .. } | Ask::Release { .. }, _) => Answer::Missing,
+        }
+    }
+
+    pub fn publish(&mut self, channel: &str, payload: &[u8]) -> u64 {
+        self.redis.heard.push((channel.to_owned(), payload.to_vec()));
+        let mut heard = 0;
+        for host in &mut self.hosts {
+            if host.subscribed.as_ref().is_some_and(|subscribed| subscribed.contains(channel)) {
+                heard += 1;
+                let (channel, payload) = (channel.as_bytes().to_vec(), payload.to_vec());
+                host.inbox.push_back(Incoming::Message { channel, payload });
+            }
+        }
+        heard
+    }
+
+    fn rows_but(&self, user: &str, but: &str) -> Rows {
+        let rows = self.redis.rows.get(user).into_iter().flatten().filter(|(node, _)| *node != but);
+        rows.map(|(node, (epoch, shard))| Row { node: node.as_str().into(), epoch: *epoch, shard: ShardId(*shard) })
+            .collect()
+    }
+
+    /// Everything that is queued for clients arrives there.
+    fn flush(&mut self) {
+        let now = self.now;
+        for host in &mut self.hosts {
+            let mut scratch = vec![0; 64 * 1024];
+            while let Some(conn) = host.shard.next_dirty() {
+                let bytes = match host.shard.gather(conn, &mut scratch) {
+                    Gathered::Empty => Vec::new(),
+                    Gathered::Copied(len) => scratch[..len].to_vec(),
+                    Gathered::Direct(bytes) => bytes.to_vec(),
+                };
+                host.shard.sent(conn, bytes.len(), bytes.len(), now);
+                host.said.entry(conn.slot).or_default().extend(texts(&bytes));
+            }
+        }
+        (0..self.hosts.len()).for_each(|host| drop(self.act(host)));
+    }
+}
+
+fn settings(routing: Routing, node: usize, shards: u16) -> Settings {
+    let mut config = Config::default();
+    config.auth.mode = AuthMode::None;
+    config.cluster.routing = routing;
+    let homes = Homes::new(shards, 77 + node as u64);
+    let mut settings = Settings::new(config, None, format!("node-{node}"), 1_000 + node as u32, homes).unwrap();
+    let all = ["send:*", "join:*", "subscribe:*", "publish:*", "presence:*", "broadcast"];
+    settings.default_permissions = Arc::new(crate::protocol::Permissions::parse(all.into_iter()).unwrap());
+    settings
+}
+
+fn masked_text(payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match payload.len() {
+        len @ 0..126 => frame.push(0x80 | len as u8),
+        len => {
+            frame.push(0x80 | 126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+/// The text messages among server frames.
+fn texts(mut bytes: &[u8]) -> Vec<Value> {
+    let mut texts = Vec::new();
+    while !bytes.is_empty() {
+        let (len, head) = match bytes[1] {
+            126 => (usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 4),
+            127 => (u64::from_be_bytes(bytes[2..10].try_into().unwrap()) as usize, 10),
+            len => (usize::from(len), 2),
+        };
+        if bytes[0] == 0x81 {
+            texts.push(serde_json::from_slice(&bytes[head..head + len]).unwrap());
+        }
+        bytes = &bytes[head + len..];
+    }
+    texts
+}
