@@ -139,6 +139,8 @@ pub(super) struct Extra {
     pub(super) moving: Option<(ShardId, Box<Handover>)>,
     /// With context takeover only.
     pub(super) contexts: Option<Box<Contexts>>,
+    /// Tenths of a second since the shard's start: told to go to another node, it is closed then.
+    pub(super) moves_at_ds: Option<u32>,
 }
 
 impl Extra {
@@ -167,6 +169,8 @@ pub(super) struct Row {
     pub(super) blocked: bool,
     /// The client asked for `batch` messages.
     pub(super) batch: bool,
+    /// The client was sent here by another node.
+    pub(super) moved: bool,
     /// The sub-protocol was negotiated by name.
     pub(super) protocol_named: bool,
     /// Close as soon as everything is sent: the peer's close frame is here, or none will come.
@@ -224,6 +228,7 @@ impl Row {
             bulk: false,
             blocked: false,
             batch: false,
+            moved: false,
             protocol_named: false,
             close_when_sent: false,
             fin_when_sent: false,
@@ -278,6 +283,11 @@ impl Row {
 
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    /// When it is closed because its user belongs on another node.
+    pub(super) fn moves_at_ds(&self) -> Option<u32> {
+        self.extra.as_ref()?.moves_at_ds
     }
 
     pub(super) fn opening(&mut self) -> Option<&mut Opening> {

@@ -112,6 +112,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("hooks.queue", "1", "1"),
     ("cluster.routing", "\"hash\"", "hash"),
     ("cluster.advertise", "\"wss://node-7.example.com/ws\"", "wss://node-7.example.com/ws"),
+    ("cluster.weight", "250", "250"),
     ("cluster.ready_needs_bus", "true", "true"),
     ("redis.url", "\"rediss://user:password@host:6380/0\"", "rediss://user:password@host:6380/0"),
     ("redis.prefix", "\"chat:\"", "chat:"),
