@@ -175,7 +175,8 @@ impl Exchange {
         let broadcast = &self.broadcasts.sent[index];
         let is_delivered = self.messages.get(broadcast.key).is_none_or(|message| message.is_delivered());
         if is_delivered || (broadcast.missing.is_empty() && broadcast.heard == Heard::Right) {
-            self.end_broadcast(index, None);
+            // Nodes of which Redis has forgotten that they live may have the user.
+            self.end_broadcast(index, self.doubt.map(|_| Cause::Forgotten));
         }
     }
 
