@@ -79,7 +79,8 @@ fn who_does_not_follow_is_served_where_they_are() {
         let said = world.said(back);
         assert_eq!((said.len(), &said[0]["type"]), (1, &json!("auth:ok")), "{said:?}");
         let message = json!({"type": "send_message", "id": 1, "target_user": stranger, "content": marked});
-        assert_eq!(world.ask(sender, &message)[0]["status"], "delivered");
+        let answer = world.ask(sender, &message);
+        assert_eq!(answer[0]["status"], "delivered", "{answer:?}");
         assert_eq!(contents(&world.said(back)), [&json!(marked)]);
     }
 }

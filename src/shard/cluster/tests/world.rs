@@ -57,13 +57,9 @@ pub(super) struct World {
     /// Connections to it can be made.
     pub(super) up: bool,
     /// What is asked of it is kept and not answered.
-<<<<<<< HEAD
-    pub hangs: bool,
+    pub(super) hangs: bool,
     /// Nodes that take nobody any more.
     retired: BTreeSet<usize>,
-=======
-    pub(super) hangs: bool,
->>>>>>> core
     kept: VecDeque<(usize, Outgoing)>,
     shards: u16,
 }
@@ -117,16 +113,12 @@ impl World {
         self.connect_with(node, user, &[])
     }
 
-<<<<<<< HEAD
-    pub fn connect_with(&mut self, node: usize, user: &str, rooms: &[&str]) -> Client {
+    pub(super) fn connect_with(&mut self, node: usize, user: &str, rooms: &[&str]) -> Client {
         self.connect_from(node, user, rooms, false)
     }
 
     /// `moved`: another node has sent it here.
-    pub fn connect_from(&mut self, node: usize, user: &str, rooms: &[&str], moved: bool) -> Client {
-=======
-    pub(super) fn connect_with(&mut self, node: usize, user: &str, rooms: &[&str]) -> Client {
->>>>>>> core
+    pub(super) fn connect_from(&mut self, node: usize, user: &str, rooms: &[&str], moved: bool) -> Client {
         let shard = self.settings[node].homes.user(user);
         let host = node * usize::from(self.shards) + shard.index();
         let slot = self.hosts[host].next_slot;
@@ -497,7 +489,7 @@ impl World {
 }
 
 /// Where clients reach a node.
-pub fn url(node: usize) -> String {
+pub(super) fn url(node: usize) -> String {
     format!("ws://node-{node}.example/ws")
 }
 
