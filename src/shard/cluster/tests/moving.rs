@@ -72,6 +72,7 @@ fn who_does_not_follow_is_served_where_they_are() {
     let client = world.connect(0, &stranger);
     world.pass(3_000);
     assert_eq!(sent_to(&world.said(client)).len(), 1);
+    world.quiet();
     // Back on the wrong node within the minute, and one that another node has sent to the wrong one.
     for marked in [false, true] {
         let back = world.connect_from(0, &stranger, &[], marked);
