@@ -81,6 +81,7 @@ impl World {
             if churn {
                 self.churn();
             }
+            self.notice();
             self.serve();
             for node in 0..NODES {
                 self.turn(node);
@@ -109,6 +110,17 @@ impl World {
     pub fn sessions_of(&self, user: &str) -> Vec<u64> {
         let shards = self.nodes.iter().flat_map(|node| &node.shards);
         shards.filter_map(|shard| shard.sessions.get(user)).map(|session| session.id).collect()
+    }
+
+    /// The server notices in the end.
+    fn notice(&mut self) {
+        for (id, until_ms) in std::mem::take(&mut self.half_open) {
+            if until_ms <= self.now_ms {
+                self.connections.remove(&id);
+            } else {
+                self.half_open.push((id, until_ms));
+            }
+        }
     }
 
     fn clock(&self) -> Clock {
@@ -150,13 +162,6 @@ impl World {
             14 => self.nodes[node].lose_lease_at_ms = self.now_ms,
             15 | 16 => self.abandon(node, until_ms),
             _ => {}
-        }
-        for (id, until_ms) in std::mem::take(&mut self.half_open) {
-            if until_ms <= self.now_ms {
-                self.connections.remove(&id);
-            } else {
-                self.half_open.push((id, until_ms));
-            }
         }
         // Who does not hear is replaced in the end.
         if self.rng.u32(..40) == 0 {

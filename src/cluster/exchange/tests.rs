@@ -391,15 +391,17 @@ fn in_broadcast_offline_is_what_every_living_node_has_said() {
 
 #[test]
 fn in_broadcast_a_poll_tells_who_else_listened() {
-    for (live, outcome) in
-        [(&["a", "b", "c"][..], Known(Status::Offline)), (&["a", "b", "c", "d"][..], Unavailable(Cause::Unheard))]
-    {
+    for (live, over, outcome) in [
+        (&["a", "b", "c"][..], &["d"][..], Known(Status::Offline)),
+        (&["a", "b", "c", "d"], &[], Unavailable(Cause::Unheard)),
+        (&["a", "b", "c"], &[], Unavailable(Cause::Unheard)),
+    ] {
         let mut rig = Rig::new(Mode::Broadcast);
         rig.send(Here::Nobody);
         rig.did(8);
         rig.answer("b", &[(1, Answer::Moved)]);
         rig.answer("c", &[(1, Answer::Moved)]);
-        rig.polled(live, &[]);
-        assert_eq!(rig.did(8), [Settled(1, outcome)]);
+        rig.polled(live, over);
+        assert_eq!(rig.did(8), [Settled(1, outcome)], "{live:?} {over:?}");
     }
 }
