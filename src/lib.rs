@@ -73,6 +73,9 @@
 //! The home of a user or topic on each node is also where the cluster meets it: it writes the user's row, subscribes on behalf of the node, and
 //! publishes what is for others. So order needs no more than it does on one machine: one shard, one connection, one channel. A shard without a
 //! cluster has none of this ([`Routing::Local`](config::Routing::Local)).
+//!
+//! [`Routing::Hash`](config::Routing::Hash) adds a [ring](cluster::ring) to the registry, and takes nothing from it: the ring says where clients are
+//! sent, the rows where messages go. So nodes may disagree on the ring for a moment, and clients may ignore it, and every status stays true.
 
 pub mod admin;
 pub mod auth;

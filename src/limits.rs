@@ -87,6 +87,10 @@ pub const EXCHANGE_REMEMBERED_MAX: usize = 16_384;
 pub const EXCHANGE_STRANGERS_MAX: usize = 1024;
 /// Users whom one shard remembers to have told to move; over it, nobody is told.
 pub const MOVING_TOLD_MAX: usize = 65_536;
+/// The weight of a node that is like the others, on the ring of routing `hash`.
+pub const RING_WEIGHT_NORMAL: u32 = 100;
+/// The greatest weight of a node.
+pub const RING_WEIGHT_MAX: u32 = 1000;
 /// Users whose rows one shard remembers.
 pub const ROUTES_MAX: usize = 65_536;
 /// How often the leases of all nodes are read, in milliseconds.

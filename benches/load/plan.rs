@@ -56,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) warmup: Duration,
     pub(crate) measure: Duration,
     pub(crate) rounds: u32,
+    /// Servers that the connections are spread over by turns.
+    pub(crate) nodes: u32,
 }
 
 /// Connections per worker: below the 20,000 descriptors that a table may have to do with.
@@ -64,6 +66,7 @@ const WORKER_CONNECTIONS_MAX: u32 = 18_500;
 impl Plan {
     pub(crate) fn new(options: &Options, descriptors: usize) -> Result<Plan, String> {
         let mode = options.mode;
+        let nodes = if mode == Mode::Cluster { options.nodes } else { 1 };
         let check = options.check;
         let pick = |given: Option<u32>, small: u32, usual: u32| given.unwrap_or(if check { small } else { usual });
 
@@ -84,6 +87,8 @@ impl Plan {
             Mode::Echo => pick(options.connections, 50, 100),
             Mode::P2p => pick(options.connections, 200, 1000),
             Mode::Storm => pick(options.connections, 1000, 20_000),
+            // So many that everybody has a partner on the same node and one on another.
+            Mode::Cluster => pick(options.connections, 60, 600).max(1).next_multiple_of(2 * nodes),
             Mode::Fanout | Mode::Slow | Mode::Mix => by_rooms,
         }
         .max(1);
@@ -94,9 +99,9 @@ impl Plan {
             Mode::Fanout => Some(pace(options.rate.unwrap_or(0.0), depth)),
             Mode::Slow => Some(pace(options.rate.unwrap_or(if check { 1000.0 } else { 400.0 }), depth)),
             Mode::Mix => Some(pace(options.rate.unwrap_or(if check { 100.0 } else { 400.0 }), depth)),
-            Mode::Idle | Mode::Echo | Mode::P2p | Mode::Storm => None,
+            Mode::Idle | Mode::Echo | Mode::P2p | Mode::Storm | Mode::Cluster => None,
         };
-        let rooms = (!matches!(mode, Mode::Echo | Mode::P2p)).then(|| Rooms {
+        let rooms = (!matches!(mode, Mode::Echo | Mode::P2p | Mode::Cluster)).then(|| Rooms {
             count: (connections / members).max(1),
             senders: options.senders.unwrap_or(1).clamp(1, members),
             kind: match mode {
@@ -113,6 +118,7 @@ impl Plan {
         });
         let pairs = match mode {
             Mode::P2p => Some(pace(options.rate.unwrap_or(if check { 1000.0 } else { 5000.0 }), depth)),
+            Mode::Cluster => Some(pace(options.rate.unwrap_or(if check { 500.0 } else { 2000.0 }), depth)),
             _ => (p2p_rate > 0.0).then_some(Pace::Rate(p2p_rate)),
         };
         let broadcast = options.broadcast.or((mode == Mode::Mix).then_some(1.0)).filter(|every| *every > 0.0);
@@ -133,7 +139,7 @@ impl Plan {
             Mode::Idle => (1.0, 60.0),
             Mode::Slow => (3.0, 15.0),
             Mode::Storm => (0.5, 2.0),
-            Mode::Echo | Mode::Fanout | Mode::P2p | Mode::Mix => (1.0, 5.0),
+            Mode::Echo | Mode::Fanout | Mode::P2p | Mode::Mix | Mode::Cluster => (1.0, 5.0),
         };
         Ok(Plan {
             mode,
@@ -151,7 +157,8 @@ impl Plan {
             inflight: options.inflight.unwrap_or(if mode == Mode::Storm { 0 } else { 500 }),
             warmup: seconds(options.warmup.unwrap_or(if check || mode == Mode::Storm { 0.2 } else { 1.0 })),
             measure: seconds(options.seconds.unwrap_or(if check { quick } else { usual })),
-            rounds: pick(options.rounds, 2, 3),
+            rounds: pick(options.rounds, if mode == Mode::Cluster { 1 } else { 2 }, 3),
+            nodes,
         })
     }
 
@@ -223,8 +230,13 @@ impl Plan {
         (0..self.connections).filter(|&i| !self.is_slow(i)).count() as u32 - 1
     }
 
-    /// With whom a connection exchanges direct messages: half of all away, so that pairs span workers and shards.
+    /// With whom a connection exchanges direct messages: half of all away, so that pairs span workers and shards. In a cluster it is
+    /// somebody on the same node.
     pub(crate) fn partner(&self, i: u32) -> Option<u32> {
+        if self.nodes > 1 {
+            let place = i % (2 * self.nodes);
+            return Some(if place < self.nodes { i + self.nodes } else { i - self.nodes });
+        }
         let half = self.connections / 2;
         if i < half {
             Some(i + half)
@@ -233,5 +245,11 @@ impl Plan {
         } else {
             None
         }
+    }
+
+    /// With whom a connection exchanges direct messages across nodes.
+    pub(crate) fn partner_beyond(&self, i: u32) -> Option<u32> {
+        // Neighbours are on different nodes, and their number is even.
+        (self.nodes > 1).then_some(i ^ 1)
     }
 }

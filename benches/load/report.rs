@@ -6,6 +6,7 @@ use std::fs;
 
 use serde::Serialize;
 
+use crate::cluster::Bus;
 use crate::content::Flow;
 use crate::options::{Mode, Options};
 use crate::plan::Plan;
@@ -62,8 +63,9 @@ pub(crate) struct Report {
     connect: Vec<Percentiles>,
     pub(crate) memory: Option<Memory>,
     pub(crate) window: Option<Window>,
-    latency: BTreeMap<&'static str, Percentiles>,
+    pub(crate) latency: BTreeMap<&'static str, Percentiles>,
     lag: Option<Percentiles>,
+    pub(crate) bus: Option<Bus>,
     pub(crate) rounds: Vec<Round>,
     pub(crate) rss_end: u64,
     pub(crate) rss_peak: u64,
@@ -90,6 +92,7 @@ impl Report {
             window: None,
             latency: BTreeMap::new(),
             lag: None,
+            bus: None,
             rounds: Vec::new(),
             rss_end: 0,
             rss_peak: 0,
@@ -128,7 +131,8 @@ impl Report {
         ];
         self.failures
             .extend(wrong.into_iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")));
-        let nothing_came = self.window.as_ref().is_some_and(|window| window.delivered == 0);
+        self.failures.extend(self.bus.iter().flat_map(Bus::failures));
+        let nothing_came = self.window.as_ref().is_some_and(|window| window.delivered == 0) || tally.delivered == 0;
         let something_was_sent =
             plan.echo.is_some() || plan.pairs.is_some() || plan.rooms.as_ref().is_some_and(|r| r.pace.is_some());
         if nothing_came && something_was_sent {
@@ -212,6 +216,9 @@ impl Report {
         }
         if let Some(lag) = &self.lag {
             row("generator lag", percentiles(lag));
+        }
+        for (name, text) in self.bus.iter().flat_map(Bus::rows) {
+            row(&name, text);
         }
         let t = &self.totals;
         row(

@@ -141,9 +141,9 @@ impl Check<'_> {
 
     fn cluster(&mut self) {
         let (routing, redis) = (self.config.cluster.routing, &self.config.redis);
-        if routing == Routing::Hash {
-            let right = "not available in this build yet; expected \"local\", \"broadcast\" or \"registry\"";
-            self.wrong("cluster.routing", right.to_owned());
+        if routing == Routing::Hash && self.config.cluster.advertise.is_none() {
+            let right = "must be set with cluster.routing = \"hash\": clients are sent there, such as \"ws://10.0.0.7:8080/ws\"";
+            self.wrong("cluster.advertise", right.to_owned());
         }
         if routing == Routing::Local {
             return;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
+use crate::limits::RING_WEIGHT_NORMAL;
 use crate::protocol::class::Class;
 
 impl Default for Listen {
@@ -128,7 +129,13 @@ impl Default for Deflate {
 
 impl Default for Cluster {
     fn default() -> Self {
-        Cluster { routing: Routing::Local, bus: Bus::Redis, advertise: None, ready_needs_bus: false }
+        Cluster {
+            routing: Routing::Local,
+            bus: Bus::Redis,
+            advertise: None,
+            weight: RING_WEIGHT_NORMAL,
+            ready_needs_bus: false,
+        }
     }
 }
 

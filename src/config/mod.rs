@@ -358,6 +358,8 @@ pub struct Cluster {
     pub bus: Bus,
     /// The URL at which other nodes and clients reach this node's client listener.
     pub advertise: Option<String>,
+    /// This node's share of the users, against those of the others.
+    pub weight: u32,
     /// Whether `/readyz` fails while the bus is down.
     pub ready_needs_bus: bool,
 }

@@ -16,7 +16,7 @@ use super::{
     AuthMode, Bus, Cidr, Config, ConnectFailure, Driver, FdTables, HookEvent, LogFormat, LogLevel, MessageFailure,
     Routing, Secret,
 };
-use crate::limits::{MESSAGE_BYTES_CEILING, SHARDS_MAX};
+use crate::limits::{MESSAGE_BYTES_CEILING, RING_WEIGHT_MAX, SHARDS_MAX};
 
 /// One key.
 pub(super) struct Key {
@@ -338,11 +338,13 @@ pub(super) static KEYS: &[Key] = &[
 
     key!(start, "cluster.routing", cluster.routing,
         Choice(&[("local", Routing::Local), ("broadcast", Routing::Broadcast), ("registry", Routing::Registry), ("hash", Routing::Hash)]),
-        "How messages find users on other nodes. \"local\": there are none. \"broadcast\": every node gets everything. \"registry\": by who is where."),
+        "How messages find users on other nodes. \"local\": there are none. \"broadcast\": every node gets everything. \"registry\": by who is where.\n\"hash\": as \"registry\", and every user belongs on one node, where clients are sent."),
     key!(start, "cluster.bus", cluster.bus, Choice(&[("redis", Bus::Redis)]),
         "What nodes speak through."),
     key!(start, "cluster.advertise", cluster.advertise, Maybe(ADVERTISE, empty),
-        "The URL at which other nodes and clients reach this node's client listener.", example "\"ws://10.0.0.7:8080/ws\""),
+        "The URL at which other nodes and clients reach this node's client listener. Needed for routing \"hash\".", example "\"ws://10.0.0.7:8080/ws\""),
+    key!(start, "cluster.weight", cluster.weight, count::<u32>(0, RING_WEIGHT_MAX as u64),
+        "This node's share of the users in routing \"hash\", against the weights of the others. 0: it takes nobody."),
     key!(live, "cluster.ready_needs_bus", cluster.ready_needs_bus, Switch,
         "Whether /readyz fails while the bus is down."),
 
@@ -364,7 +366,7 @@ pub(super) static KEYS: &[Key] = &[
     key!(live, "drain.grace", drain.grace_ms, OFF_OR_MS,
         "How long a draining node goes on as it is after it has become not ready, so that load balancers notice."),
     key!(live, "drain.spread", drain.spread_ms, OFF_OR_MS,
-        "Over how long its clients are told to reconnect, and closed."),
+        "Over how long its clients are told to reconnect, and closed; in routing \"hash\" also those whom another node takes over."),
     key!(live, "drain.deadline", drain.deadline_ms, SOME_MS,
         "When whatever is left is closed."),
 

@@ -91,6 +91,9 @@ impl Shard {
         if self.drain_due(slot, now) {
             return Some(CloseReason::Draining);
         }
+        if row.moves_at_ds().is_some_and(|at| at <= now_ds) {
+            return Some(CloseReason::Moved);
+        }
         if row.is_behind() && after(row.throttled_ds, config.outbox.grace_ms) <= now_ds {
             return Some(CloseReason::SlowConsumer);
         }
@@ -121,6 +124,7 @@ impl Shard {
         if let Some(drained_ds) = self.drain_deadline(slot) {
             at = at.min(drained_ds);
         }
+        at = at.min(row.moves_at_ds().unwrap_or(NEVER));
         if row.is_behind() {
             at = at.min(after(row.throttled_ds, config.outbox.grace_ms));
         }

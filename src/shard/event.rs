@@ -190,6 +190,8 @@ pub struct Handover {
     pub protocol_named: bool,
     /// The client asked for `batch` messages.
     pub batch: bool,
+    /// The client was sent to this node by another one (`moved=1`).
+    pub moved: bool,
     /// Negotiated permessage-deflate.
     pub deflate: Option<DeflateParams>,
     /// With context takeover: the last 32 KiB the client has sent, inflated.

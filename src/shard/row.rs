@@ -149,6 +149,8 @@ pub(super) struct Extra {
     pub(super) asked: Option<Box<Asked>>,
     /// What it sent behind what a service is asked about, as it came.
     pub(super) behind: Vec<u8>,
+    /// Tenths of a second since the shard's start: told to go to another node, it is closed then.
+    pub(super) moves_at_ds: Option<u32>,
 }
 
 impl Extra {
@@ -163,13 +165,14 @@ impl Extra {
     }
 
     fn is_empty(&self) -> bool {
-        let Extra { opening, moving, contexts, greeting, asked, behind } = self;
+        let Extra { opening, moving, contexts, greeting, asked, behind, moves_at_ds } = self;
         opening.is_none()
             && moving.is_none()
             && contexts.is_none()
             && greeting.is_none()
             && asked.is_none()
             && behind.is_empty()
+            && moves_at_ds.is_none()
     }
 }
 
@@ -189,6 +192,8 @@ pub(super) struct Row {
     pub(super) blocked: bool,
     /// The client asked for `batch` messages.
     pub(super) batch: bool,
+    /// The client was sent here by another node.
+    pub(super) moved: bool,
     /// The sub-protocol was negotiated by name.
     pub(super) protocol_named: bool,
     /// Close as soon as everything is sent: the peer's close frame is here, or none will come.
@@ -246,6 +251,7 @@ impl Row {
             bulk: false,
             blocked: false,
             batch: false,
+            moved: false,
             protocol_named: false,
             close_when_sent: false,
             fin_when_sent: false,
@@ -307,6 +313,11 @@ impl Row {
         if self.extra.as_ref().is_some_and(|extra| extra.is_empty()) {
             self.extra = None;
         }
+    }
+
+    /// When it is closed because its user belongs on another node.
+    pub(super) fn moves_at_ds(&self) -> Option<u32> {
+        self.extra.as_ref()?.moves_at_ds
     }
 
     pub(super) fn opening(&mut self) -> Option<&mut Opening> {

@@ -151,6 +151,7 @@ impl Shard {
             user_agent: row.user_agent.as_deref().map(Box::from),
             protocol_named: row.protocol_named,
             batch: row.batch,
+            moved: row.moved,
             deflate: row.deflate,
             inflate_window: contexts.map(|c| c.inflater.window()).unwrap_or_default(),
             claims,
@@ -189,6 +190,7 @@ impl Shard {
         row.user_agent = state.user_agent.as_deref().and_then(|text| self.intern_user_agent(text));
         row.protocol_named = state.protocol_named;
         row.batch = state.batch;
+        row.moved = state.moved;
         row.deflate = state.deflate;
         row.created_unix_ms = state.created_unix_ms;
         row.received_messages = state.received_messages;
@@ -241,6 +243,7 @@ impl Shard {
         self.answer_ok(slot, id.as_ref(), &OkFields::default(), now);
         self.join_claimed(slot, rooms, now);
         self.drain_newcomer(slot, now);
+        self.move_newcomer(slot, now);
     }
 
     /// `auth:ok`.

@@ -251,6 +251,7 @@ fn state(hops: u64, leftover: &[u8]) -> Handover {
         user_agent: None,
         protocol_named: false,
         batch: false,
+        moved: false,
         deflate: None,
         inflate_window: Vec::new(),
         claims: serde_json::from_value(claims).expect("claims"),

@@ -171,7 +171,7 @@ fn relations() {
         ),
         (
             &["cluster.routing=hash"],
-            "cluster.routing = \"hash\" (--set): not available in this build yet; expected \"local\", \"broadcast\" or \"registry\"",
+            "cluster.advertise = (not set) (default): must be set with cluster.routing = \"hash\": clients are sent there, such as \"ws://10.0.0.7:8080/ws\"",
         ),
         (&["limits.message_size=0"], ok),
     ];

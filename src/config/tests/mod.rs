@@ -121,6 +121,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("hooks.in_flight", "10000", "10000"),
     ("cluster.routing", "\"hash\"", "hash"),
     ("cluster.advertise", "\"wss://node-7.example.com/ws\"", "wss://node-7.example.com/ws"),
+    ("cluster.weight", "250", "250"),
     ("cluster.ready_needs_bus", "true", "true"),
     ("redis.url", "\"rediss://user:password@host:6380/0\"", "rediss://user:password@host:6380/0"),
     ("redis.prefix", "\"chat:\"", "chat:"),
