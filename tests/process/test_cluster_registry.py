@@ -15,7 +15,7 @@ LOOKS_PLACES_UP = [routing for routing in ROUTINGS if routing != "broadcast"]
 
 @pytest.mark.parametrize("routing", LOOKS_PLACES_UP)
 def test_rows_live_as_long_as_sessions(start_cluster, connect, routing):
-    cluster = start_cluster(routing, 2, {"redis.entry_ttl": "3s"})
+    cluster = start_cluster(routing, 2, {**QUICK, "redis.entry_ttl": "3s"})
     alice, bob = connect(cluster[0], "alice"), connect(cluster[1], "bob")
     assert cluster.registered([alice.user, bob.user]) == {alice.user, bob.user}
     with cluster.redis.connect() as redis:
