@@ -116,7 +116,7 @@ impl Redis {
         let shard = self.shard.0;
         match action {
             Action::Changed(State::Up) => tracing::info!(shard, "the bus is up"),
-            Action::Changed(State::Resync) => tracing::info!(shard, "the bus is back: making good what was missed"),
+            Action::Changed(State::Resync) => tracing::debug!(shard, "the bus is there: subscribing and announcing"),
             Action::Changed(State::Down) => {
                 tracing::warn!(shard, "the bus is down: what is for other nodes is refused as unavailable");
             }

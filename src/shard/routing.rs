@@ -55,7 +55,10 @@ impl Shard {
             Envelope::Leave { topic, name, last_of_user, reply } => {
                 let debt = self.relay.debt(from, bytes);
                 let left = self.homes.leave(topic, &name, from, last_of_user.is_some()).map(|t| t.census());
-                if let Some(user) = last_of_user.filter(|_| left.is_some_and(|c| self.announces(topic, c.users))) {
+                // Other nodes may have members where this one has none left.
+                let somebody = left.is_some() || self.cluster.is_some();
+                let users = left.map_or(0, |census| census.users);
+                if let Some(user) = last_of_user.filter(|_| somebody && self.announces(topic, users)) {
                     self.announce(&name, &user, reply::user_left, &debt, now);
                 }
                 if left.is_none() {

@@ -25,7 +25,17 @@ pub const ANSWER_WITHIN_MS: u64 = 1_500;
 const NODES: usize = 3;
 const USERS: u32 = 6;
 
+/// Says what happens, for who looks into a seed (`RINGGATE_SIM_TRACE=1`).
+macro_rules! trace {
+    ($world:expr, $($text:tt)*) => {
+        if $world.traces {
+            eprintln!("{:>6} {}", $world.now_ms, format!($($text)*));
+        }
+    };
+}
+
 pub struct World {
+    traces: bool,
     pub now_ms: u64,
     pub mode: Mode,
     pub ledger: Ledger,
@@ -45,6 +55,7 @@ impl World {
         let mut rng = fastrand::Rng::with_seed(seed);
         let nodes = (0..NODES).map(|index| Node::start(index, mode, &mut rng)).collect();
         World {
+            traces: std::env::var_os("RINGGATE_SIM_TRACE").is_some(),
             now_ms: 1_000,
             mode,
             ledger: Ledger::default(),
@@ -62,13 +73,15 @@ impl World {
     pub fn run(&mut self, ms: u64, faults: bool, churn: bool) {
         let end = self.now_ms + ms;
         while self.now_ms < end {
-            self.now_ms += self.rng.u64(1..=15);
+            // Time goes faster when nothing happens.
+            self.now_ms += if churn { self.rng.u64(1..=15) } else { self.rng.u64(10..=40) };
             if faults {
                 self.fault();
             }
             if churn {
                 self.churn();
             }
+            self.notice();
             self.serve();
             for node in 0..NODES {
                 self.turn(node);
@@ -99,6 +112,17 @@ impl World {
         shards.filter_map(|shard| shard.sessions.get(user)).map(|session| session.id).collect()
     }
 
+    /// The server notices in the end.
+    fn notice(&mut self) {
+        for (id, until_ms) in std::mem::take(&mut self.half_open) {
+            if until_ms <= self.now_ms {
+                self.connections.remove(&id);
+            } else {
+                self.half_open.push((id, until_ms));
+            }
+        }
+    }
+
     fn clock(&self) -> Clock {
         Clock { mono_ms: self.now_ms, boot_ms: self.now_ms, unix_ms: 1_790_000_000_000 + self.now_ms }
     }
@@ -106,7 +130,11 @@ impl World {
     fn fault(&mut self) {
         let until_ms = self.now_ms + self.rng.u64(20..1_500);
         let node = self.rng.usize(..NODES);
-        match self.rng.u32(..250) {
+        let fault = self.rng.u32(..250);
+        if fault < 17 {
+            trace!(self, "fault {fault} on node {node} until {until_ms}");
+        }
+        match fault {
             0 => self.hangs_until_ms = until_ms,
             1 => {
                 self.refuses_until_ms = until_ms;
@@ -134,13 +162,6 @@ impl World {
             14 => self.nodes[node].lose_lease_at_ms = self.now_ms,
             15 | 16 => self.abandon(node, until_ms),
             _ => {}
-        }
-        for (id, until_ms) in std::mem::take(&mut self.half_open) {
-            if until_ms <= self.now_ms {
-                self.connections.remove(&id);
-            } else {
-                self.half_open.push((id, until_ms));
-            }
         }
         // Who does not hear is replaced in the end.
         if self.rng.u32(..40) == 0 {
@@ -222,6 +243,9 @@ impl World {
     fn come_or_go(&mut self, node: usize, user: &str) {
         let now_ms = self.now_ms;
         let shard = self.nodes[node].home(user);
+        if self.traces {
+            eprintln!("{now_ms:>6} {user} comes to or leaves node {node}");
+        }
         if shard.sessions.remove(user).is_none() {
             let session = self.ledger.session();
             shard.come(user, session, now_ms);
@@ -250,6 +274,7 @@ impl World {
         };
         shard.exchange.send(Outgoing { letter, here, token: wants_answer.then_some(id) }, clock);
         let shard = shard.number;
+        trace!(self, "node {node}.{shard} sends {id} to {user}, here {here:?}");
         self.act(node, shard);
         id
     }
@@ -359,6 +384,9 @@ impl World {
         let place = &mut self.nodes[node];
         let epoch = |lease: &Option<Lease>| lease.as_ref().map(|lease| lease.epoch);
         let changed = epoch(&place.lease) != epoch(&lease);
+        if changed && self.traces {
+            eprintln!("{:>6} node {node} has epoch {:?}", self.now_ms, epoch(&lease));
+        }
         place.lease = lease;
         let standing = place.lease.as_ref().map(|lease| Standing {
             node: Arc::from(&*place.name),
@@ -469,6 +497,9 @@ impl World {
                 place.exchange.invalidated(&user);
             }
             Reply::Found { user, rows } => {
+                if self.traces {
+                    eprintln!("{:>6} node {node}.{shard} finds {user} on {rows:?}", self.now_ms);
+                }
                 let user: Rc<str> = user.as_str().into();
                 let found = place.finding.iter().position(|finding| *finding == user).expect("it was asked");
                 place.finding.remove(found);
@@ -481,18 +512,25 @@ impl World {
                 place.exchange.found(&user, Some(rows), clock);
             }
             Reply::Published { ticket, heard } => {
+                if self.traces {
+                    eprintln!("{:>6} node {node}.{shard} is heard {ticket} by {heard}", self.now_ms);
+                }
                 place.publishing.retain(|publishing| *publishing != ticket);
                 place.exchange.published(ticket, Some(heard), clock);
             }
             Reply::Subscribed => {
                 place.subscribing -= 1;
                 place.subscribed = place.subscribing == 0;
+                place.exchange.listening(place.subscribed);
             }
             Reply::Acquired { epoch, sent_ms } => self.lease_answered(node, Some(epoch), epoch, sent_ms),
             Reply::Renewed { renewed, epoch, sent_ms } => {
                 self.lease_answered(node, renewed.then_some(epoch), epoch, sent_ms);
             }
             Reply::Leases { leases, asked_ms } => {
+                if self.traces {
+                    eprintln!("{:>6} node {node} polls at {asked_ms} {leases:?}", self.now_ms);
+                }
                 let leases: Vec<Polled<'_>> = leases
                     .iter()
                     .map(|(node, epoch, left_ms)| {
@@ -516,7 +554,10 @@ impl World {
         use ringgate::cluster::exchange::Verdict;
         let clock = self.clock();
         match Parcel::decode(payload).expect("a parcel") {
-            Parcel::Answers(answers) => self.nodes[node].shards[shard].exchange.answers(&answers, clock),
+            Parcel::Answers(answers) => {
+                trace!(self, "node {node}.{shard} hears {answers:?}");
+                self.nodes[node].shards[shard].exchange.answers(&answers, clock);
+            }
             Parcel::Message(label, frame) => {
                 let Target::User(user) = label.to else { panic!("for a user") };
                 let home = self.nodes[node].home(user).number;
@@ -525,7 +566,13 @@ impl World {
                     assert_eq!(self.mode, Mode::Broadcast, "by the registry it comes to the home");
                     return place.exchange.overheard(channel.as_bytes(), &label, clock);
                 }
-                if place.exchange.message(channel.as_bytes(), &label, clock) != Verdict::Deliver {
+                let verdict = place.exchange.message(channel.as_bytes(), &label, clock);
+                let (number, began) = (label.number, label.route_began);
+                if self.traces {
+                    let id = label.message_id.0;
+                    eprintln!("{:>6} node {node}.{shard} gets {id} as {number} ({began}): {verdict:?}", self.now_ms);
+                }
+                if verdict != Verdict::Deliver {
                     return;
                 }
                 let id = u64::from_be_bytes(frame.try_into().expect("eight bytes"));
@@ -565,6 +612,9 @@ impl World {
         let place = &mut self.nodes[node].shards[shard];
         let up = place.sides.iter().all(Option::is_some) && place.subscribed && (place.up || place.is_announced());
         if up != place.up {
+            if self.traces {
+                eprintln!("{:>6} node {node}.{shard} up: {up}", self.now_ms);
+            }
             place.up = up;
             place.exchange.link_up(up, clock);
         }
@@ -572,6 +622,9 @@ impl World {
 
     fn act(&mut self, node: usize, shard: usize) {
         while let Some(effect) = self.nodes[node].shards[shard].exchange.next_effect() {
+            if let Effect::Find { user } = &effect {
+                trace!(self, "node {node}.{shard} looks {user} up");
+            }
             let place = &mut self.nodes[node].shards[shard];
             match effect {
                 Effect::Publish { ticket, channel, payload } => {
@@ -598,6 +651,7 @@ impl World {
                     place.exchange.here(ticket, (status != Status::Offline).then_some(status));
                 }
                 Effect::Settled { token, outcome } => {
+                    trace!(self, "node {node}.{shard} settles {token}: {outcome:?}");
                     let user = self.ledger.user_of(token).to_owned();
                     let sure = self.sure_since(&user);
                     self.ledger.settled(token, outcome, sure, self.now_ms);

@@ -174,7 +174,8 @@ unsafe impl Machine for StandIn {
                 }
                 self.maybe_drained();
             }
-            Event::Envelope { .. } | Event::Tick | Event::Reload(_) => {}
+            Event::Leave => self.actions.push_back(Action::Left),
+            Event::Envelope { .. } | Event::Tick | Event::Reload(_) | Event::Bus(_) => {}
         }
     }
 

@@ -324,6 +324,7 @@ impl World {
                     self.moving.push(Moving { due, to: to.index(), socket, state });
                 }
                 Action::Tell(_) => unreachable!("nobody listens"),
+                Action::Bus(_) | Action::Left => unreachable!("there is no cluster"),
                 Action::CommandDone { ticket, outcome } => self.hosts[host].answers.push((ticket, *outcome)),
                 Action::Probe { ticket, conns } => {
                     let rtts_us = vec![None; conns.len()];

@@ -1,7 +1,8 @@
 //! Sending to all shards of all nodes: every node answers, and the user is nowhere when every living one has said so.
 //!
 //! Redis says how many have heard a message. Fewer than there are shards: somebody did not listen, and may have the user. More: there is a
-//! node that no poll has seen yet, or one that is over and has not noticed; the next poll tells them apart.
+//! node that no poll has seen yet, or one that is over and has not noticed; the next poll tells them apart. Whoever it does not name at all
+//! may have the user.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -46,8 +47,8 @@ enum Heard {
     Open,
     /// As many as should.
     Right,
-    /// More: what a poll says that is sent after this is waited for.
-    More,
+    /// More, so many: what a poll says that is sent after this is waited for.
+    More(u64),
 }
 
 impl Broadcasts {
@@ -90,7 +91,7 @@ impl Exchange {
             None => return self.end_broadcast(index, Some(Cause::Refused)),
             Some(0) if self.settings.exact_counts => return self.end_broadcast(index, Some(Cause::Unheard)),
             Some(heard) if self.settings.exact_counts && heard > broadcast.shards => {
-                broadcast.heard = Heard::More;
+                broadcast.heard = Heard::More(heard);
                 None
             }
             Some(heard) => {
@@ -141,13 +142,16 @@ impl Exchange {
             let died = before - broadcast.missing.len();
             self.counters.died += died as u64;
             let mut doubt = (died > 0).then_some(Cause::Died);
-            if broadcast.heard == Heard::More && broadcast.sent_boot_ms <= asked_boot_ms {
+            if let Heard::More(heard) = broadcast.heard
+                && broadcast.sent_boot_ms <= asked_boot_ms
+            {
                 broadcast.heard = Heard::Right;
                 let me = self.me.as_ref().map(|me| me.node.clone());
                 let new = self.places.live(clock.boot_ms).find(|(node, epoch)| {
                     Some(*node) != me.as_ref() && !broadcast.known.iter().any(|(n, e)| n == *node && e == epoch)
                 });
-                doubt = doubt.or(new.map(|_| Cause::Unheard));
+                let explained = heard <= self.places.shards(clock.boot_ms) + self.places.shards_over();
+                doubt = doubt.or((new.is_some() || !explained).then_some(Cause::Unheard));
             }
             self.doubt_broadcast(index, doubt);
             self.judge_broadcast(index);
@@ -175,7 +179,8 @@ impl Exchange {
         let broadcast = &self.broadcasts.sent[index];
         let is_delivered = self.messages.get(broadcast.key).is_none_or(|message| message.is_delivered());
         if is_delivered || (broadcast.missing.is_empty() && broadcast.heard == Heard::Right) {
-            self.end_broadcast(index, None);
+            // Nodes of which Redis has forgotten that they live may have the user.
+            self.end_broadcast(index, self.doubt.map(|_| Cause::Forgotten));
         }
     }
 

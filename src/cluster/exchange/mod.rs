@@ -19,7 +19,8 @@
 //!   [`Exchange::delivered`]; or [`Exchange::answers`]. In [`Mode::Broadcast`] all shards listen, and those that are not the user's home say
 //!   [`Exchange::overheard`].
 //! * What the bus and the agent say goes in as it comes, in its order: [`Exchange::found`], [`Exchange::published`],
-//!   [`Exchange::unanswered`], [`Exchange::invalidated`], [`Exchange::standing`], [`Exchange::link_up`], [`Exchange::nodes`].
+//!   [`Exchange::unanswered`], [`Exchange::invalidated`], [`Exchange::standing`], [`Exchange::listening`], [`Exchange::link_up`],
+//!   [`Exchange::nodes`].
 //! * [`Exchange::tick`] every [`TICK_MS`](crate::limits::TICK_MS), and [`Exchange::end_turn`] after each turn in which anything was called.
 //! * After any of these [`Exchange::next_effect`] until there is none.
 
@@ -125,6 +126,8 @@ struct Me {
     /// Since when (boottime).
     since_ms: u64,
     channel: Rc<str>,
+    /// What comes now was published under this lease.
+    listens: bool,
 }
 
 /// Redis may have forgotten who is where.
@@ -201,6 +204,10 @@ impl Exchange {
         let open = self.is_open(clock);
         let bytes = self.messages.bytes() + letter.frame.len();
         let full = self.messages.len() >= self.settings.bounds.messages_max || bytes > self.settings.bounds.bytes_max;
+        if !open && self.lookups.waiting() > 0 {
+            // The lease has run out, and nobody has said so yet. They go first.
+            self.give_up_waiting();
+        }
         if full || (!open && here != Here::Waits) {
             return self.refuse(here, token, if open { Cause::Full } else { Cause::Link });
         }
@@ -346,7 +353,17 @@ impl Exchange {
             until_ms: *until_ms,
             since_ms: clock.boot_ms,
             channel: own_channel(node, *epoch, shard).into(),
+            listens: false,
         });
+    }
+
+    /// Whether the subscription to the shard's own channel under the present epoch is confirmed. What comes over the same connection before
+    /// that was published before the lease was acquired, perhaps long before, if the node was stopped; on a channel whose name does not bear
+    /// the epoch, as [`BROADCAST_CHANNEL`], nothing else tells it apart.
+    pub fn listening(&mut self, listens: bool) {
+        if let Some(me) = &mut self.me {
+            me.listens = listens;
+        }
     }
 
     /// Whether the bus can be relied on: [`State::Up`](crate::cluster::link::State::Up).
@@ -548,7 +565,7 @@ impl Exchange {
         let admitted = match (holds, self.settings.mode) {
             _ if label.origin.instance == self.settings.me.instance => Err(Discarded::Own),
             (Some(me), Mode::Registry) if *channel == *me.channel.as_bytes() => self.inbox.admit(label, clock.mono_ms),
-            (Some(_), Mode::Broadcast) if *channel == *BROADCAST_CHANNEL.as_bytes() => {
+            (Some(me), Mode::Broadcast) if me.listens && *channel == *BROADCAST_CHANNEL.as_bytes() => {
                 self.inbox.admit(label, clock.mono_ms)
             }
             (Some(_) | None, _) => Err(Discarded::Lease),

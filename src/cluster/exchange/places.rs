@@ -1,6 +1,6 @@
 //! Which destinations can be sent to: their nodes' leases, as polled, and whether anybody has heard what was sent there last.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use ahash::RandomState;
@@ -13,13 +13,15 @@ use crate::limits::EXCHANGE_STRANGERS_MAX;
 const DEAF_MIN_MS: u64 = 100;
 /// And at the most.
 const DEAF_MAX_MS: u64 = 1_600;
+/// How long after its pause it is remembered, if nothing is sent there. Longer than flows are held.
+const DEAF_KEPT_MS: u64 = 2_000;
 
 /// What is known of the nodes of the cluster, by their leases.
 #[derive(Debug)]
 pub(super) struct Places {
     nodes: BTreeMap<Rc<str>, Node>,
-    /// Leases that are over, and not cleaned up yet.
-    over: BTreeSet<(Rc<str>, u64)>,
+    /// Leases that are over, and not cleaned up yet, and their shards.
+    over: BTreeMap<(Rc<str>, u64), u16>,
     /// Nodes and epochs that rows name and no poll has; when a row first did (boottime), and whether a poll after that did not either.
     strangers: BTreeMap<(Rc<str>, u64), Stranger>,
     deaf: HashMap<Destination, Deaf, RandomState>,
@@ -42,6 +44,8 @@ struct Stranger {
 struct Deaf {
     until_ms: u64,
     pause_ms: u64,
+    /// Something was sent there since.
+    tried: bool,
 }
 
 /// Whether rows of a node and epoch count.
@@ -59,7 +63,7 @@ impl Places {
     pub(super) fn new(hasher: RandomState) -> Self {
         Places {
             nodes: BTreeMap::new(),
-            over: BTreeSet::new(),
+            over: BTreeMap::new(),
             strangers: BTreeMap::new(),
             deaf: HashMap::with_hasher(hasher),
         }
@@ -72,13 +76,13 @@ impl Places {
         for Polled { node, epoch, until_ms, shards } in leases {
             match until_ms {
                 Some(until_ms) => drop(self.nodes.insert(node.into(), Node { epoch, until_ms, shards })),
-                None => drop(self.over.insert((node.into(), epoch))),
+                None => drop(self.over.insert((node.into(), epoch), shards)),
             }
         }
         let (nodes, over) = (&self.nodes, &self.over);
         self.strangers.retain(|(node, epoch), stranger| {
             stranger.ghost = stranger.since_ms <= asked_boot_ms;
-            !over.contains(&(node.clone(), *epoch)) && nodes.get(node).is_none_or(|n| n.epoch < *epoch)
+            !over.contains_key(&(node.clone(), *epoch)) && nodes.get(node).is_none_or(|n| n.epoch < *epoch)
         });
         self.deaf.retain(|to, _| !has_ended(nodes, over, &to.node, to.epoch));
     }
@@ -92,7 +96,7 @@ impl Places {
             Some(_) | None => {}
         }
         let key = (node.clone(), epoch);
-        if self.over.contains(&key) {
+        if self.over.contains_key(&key) {
             return Life::Over;
         }
         if self.strangers.len() >= EXCHANGE_STRANGERS_MAX && !self.strangers.contains_key(&key) {
@@ -122,26 +126,31 @@ impl Places {
         self.nodes.values().filter(|n| boot_ms < n.until_ms).map(|n| u64::from(n.shards)).sum()
     }
 
-    /// Whether this destination is to be left alone. Where its pause is over, one message is let through to try.
-    pub(super) fn is_deaf(&mut self, to: &Destination, now_ms: u64) -> bool {
-        let Some(deaf) = self.deaf.get_mut(to) else { return false };
-        let left_alone = now_ms < deaf.until_ms;
-        if !left_alone {
-            deaf.until_ms = now_ms + deaf.pause_ms;
-        }
-        left_alone
+    /// The shards of nodes whose leases are over: they may listen still, and deliver nothing.
+    pub(super) fn shards_over(&self) -> u64 {
+        self.over.values().map(|shards| u64::from(*shards)).sum()
     }
 
-    /// As [`Places::is_deaf`], but nothing is let through.
-    pub(super) fn seems_deaf(&self, to: &Destination, now_ms: u64) -> bool {
-        self.deaf.get(to).is_some_and(|deaf| now_ms < deaf.until_ms)
+    /// Whether this destination is to be left alone. `if_tried`: unless one message is on its way to try it.
+    pub(super) fn is_deaf(&self, to: &Destination, if_tried: bool, now_ms: u64) -> bool {
+        self.deaf.get(to).is_some_and(|deaf| now_ms < deaf.until_ms && !(if_tried && deaf.tried))
+    }
+
+    /// Something is sent there: where nobody listened before, what follows waits for how it goes.
+    pub(super) fn tried(&mut self, to: &Destination, now_ms: u64) {
+        if !self.deaf.is_empty()
+            && let Some(deaf) = self.deaf.get_mut(to)
+        {
+            deaf.tried = true;
+            deaf.until_ms = now_ms + deaf.pause_ms;
+        }
     }
 
     /// Nobody has heard what was published there.
     pub(super) fn unheard(&mut self, to: &Destination, now_ms: u64) {
         let known = self.deaf.get(to).map(|deaf| (deaf.pause_ms * 2).min(DEAF_MAX_MS));
         let pause_ms = known.unwrap_or(DEAF_MIN_MS);
-        self.deaf.insert(to.clone(), Deaf { until_ms: now_ms + pause_ms, pause_ms });
+        self.deaf.insert(to.clone(), Deaf { until_ms: now_ms + pause_ms, pause_ms, tried: false });
     }
 
     /// Somebody has.
@@ -156,14 +165,19 @@ impl Places {
         self.deaf.clear();
     }
 
-    /// Forgets destinations that were left alone long ago.
+    /// Forgets destinations that nobody has tried for a while.
     pub(super) fn tick(&mut self, now_ms: u64) {
-        self.deaf.retain(|_, deaf| now_ms < deaf.until_ms + 8 * DEAF_MAX_MS);
+        self.deaf.retain(|_, deaf| now_ms < deaf.until_ms + DEAF_KEPT_MS);
     }
 }
 
-fn has_ended(nodes: &BTreeMap<Rc<str>, Node>, over: &BTreeSet<(Rc<str>, u64)>, node: &Rc<str>, epoch: u64) -> bool {
-    nodes.get(node).is_some_and(|n| n.epoch > epoch) || over.contains(&(node.clone(), epoch))
+fn has_ended(
+    nodes: &BTreeMap<Rc<str>, Node>,
+    over: &BTreeMap<(Rc<str>, u64), u16>,
+    node: &Rc<str>,
+    epoch: u64,
+) -> bool {
+    nodes.get(node).is_some_and(|n| n.epoch > epoch) || over.contains_key(&(node.clone(), epoch))
 }
 
 #[cfg(test)]
@@ -211,14 +225,20 @@ mod tests {
     fn who_does_not_listen_is_tried_by_one_message_after_each_pause() {
         let mut places = places();
         let to = Destination { node: "a".into(), epoch: 1, shard: ShardId(0) };
-        assert!(!places.is_deaf(&to, 0));
+        assert!(!places.is_deaf(&to, false, 0));
         places.unheard(&to, 1_000);
-        assert!(places.is_deaf(&to, 1_099));
-        assert!(!places.is_deaf(&to, 1_100) && places.is_deaf(&to, 1_100), "one is let through");
+        assert!(places.is_deaf(&to, true, 1_099) && !places.is_deaf(&to, false, 1_100));
+        places.tried(&to, 1_100);
+        assert!(places.is_deaf(&to, false, 1_100), "one is enough");
+        assert!(!places.is_deaf(&to, true, 1_100), "but for what need not come in order");
         places.unheard(&to, 1_110);
-        assert!(places.is_deaf(&to, 1_309) && !places.seems_deaf(&to, 1_310));
+        assert!(places.is_deaf(&to, true, 1_309) && !places.is_deaf(&to, false, 1_310));
         places.heard(&to);
-        assert!(!places.is_deaf(&to, 1_110));
+        assert!(!places.is_deaf(&to, false, 1_110));
+        places.unheard(&to, 2_000);
+        places.tick(2_100 + DEAF_KEPT_MS);
+        places.tried(&to, 9_000);
+        assert!(!places.is_deaf(&to, false, 9_000), "that was long ago");
     }
 
     #[test]

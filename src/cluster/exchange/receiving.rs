@@ -32,6 +32,8 @@ struct Peer {
     window: Window,
     moved: Moved,
     answers: Vec<(u64, Answer)>,
+    /// It is among those for whom answers have gathered.
+    owed: bool,
     heard_ms: u64,
 }
 
@@ -79,8 +81,9 @@ impl Inbox {
             node: label.origin_node.into(),
             epoch: label.origin_epoch,
             window: Window::beginning(label.number),
-            moved: Moved::new(bound, self.hasher.clone()),
+            moved: Moved::new(label.number - 1, bound, self.hasher.clone()),
             answers: Vec::new(),
+            owed: false,
             heard_ms: now_ms,
         });
         peer.heard_ms = now_ms;
@@ -90,6 +93,9 @@ impl Inbox {
         }
         let (newest, holes) = (peer.window.newest(), peer.window.holes());
         let fresh = peer.window.admit(label.number);
+        if fresh && label.number - 1 > newest {
+            peer.moved.forget_until(label.number - 1);
+        }
         self.holes = self.holes.saturating_add(peer.window.holes() - holes);
         match fresh {
             true if label.number > newest => Ok(()),
@@ -120,7 +126,7 @@ impl Inbox {
         } else {
             peer.moved.remove(user);
         }
-        if peer.answers.is_empty() {
+        if !std::mem::replace(&mut peer.owed, true) {
             self.owed.push(label.origin);
         }
         peer.answers.push((label.number, answer));
@@ -133,7 +139,9 @@ impl Inbox {
     pub(super) fn take_parcels(&mut self) -> Vec<Parcel> {
         let mut parcels = std::mem::take(&mut self.sealed);
         for origin in self.owed.drain(..) {
-            parcels.extend(self.peers.get_mut(&origin).and_then(|peer| peer.parcel(origin)));
+            let Some(peer) = self.peers.get_mut(&origin) else { continue };
+            peer.owed = false;
+            parcels.extend(peer.parcel(origin));
         }
         parcels
     }
@@ -205,24 +213,28 @@ impl Parcel {
     }
 }
 
-/// The users of which one origin was told that they are not here, by hash: two that share one cost a look-up. Where one is forgotten, all
-/// routes count as stale that began no later than that was said: that costs look-ups too, and keeps the order.
+/// The users of which one origin was told that they are not here, by hash: two that share one cost a look-up. What was sent to them by the
+/// same route after that must come by another, behind what came back.
+///
+/// Numbers that did not come may have been for anybody, and are sent again if nobody has heard them. So they count as said to everybody; and
+/// so does what is forgotten here. It costs look-ups, and keeps the order.
 #[derive(Debug)]
 struct Moved {
     newest: HashMap<u64, u64, RandomState>,
     /// In the order in which it was said; what was said again later, or is void, is skipped.
     said: VecDeque<(u64, u64)>,
-    forgotten: u64,
+    /// Said to everybody, up to this number.
+    to_all: u64,
     max: usize,
 }
 
 impl Moved {
-    fn new(max: usize, hasher: RandomState) -> Self {
-        Moved { newest: HashMap::with_hasher(hasher), said: VecDeque::new(), forgotten: 0, max }
+    fn new(to_all: u64, max: usize, hasher: RandomState) -> Self {
+        Moved { newest: HashMap::with_hasher(hasher), said: VecDeque::new(), to_all, max }
     }
 
     fn is_stale(&self, user: u64, began: u64) -> bool {
-        began <= self.forgotten || self.newest.get(&user).is_some_and(|said| began <= *said)
+        began <= self.to_all || self.newest.get(&user).is_some_and(|said| began <= *said)
     }
 
     fn insert(&mut self, user: u64, number: u64) {
@@ -232,9 +244,13 @@ impl Moved {
             let Some((user, number)) = self.said.pop_front() else { return };
             if self.newest.get(&user) == Some(&number) {
                 self.newest.remove(&user);
-                self.forgotten = number;
+                self.forget_until(number);
             }
         }
+    }
+
+    fn forget_until(&mut self, number: u64) {
+        self.to_all = self.to_all.max(number);
     }
 
     /// A message has come by a newer route.
@@ -317,7 +333,7 @@ mod tests {
     #[test]
     fn who_was_said_to_have_moved_has_moved_until_the_route_is_another() {
         let mut inbox = inbox(Bounds { moved_per_origin_max: 2, ..Bounds::default() });
-        let mut came = |inbox: &mut Inbox, number, began, user: &'static str, here: Option<Answer>| {
+        let came = |inbox: &mut Inbox, number, began, user: &'static str, here: Option<Answer>| {
             inbox.admit(&label(number, began, user), 0).unwrap();
             let came = inbox.came(&label(number, began, user));
             let answer = match came {
@@ -339,6 +355,22 @@ mod tests {
         }
         assert_eq!(came(&mut inbox, 9, 3, "v", Some(Answer::Delivered)), Came::Answer(Answer::Moved));
         assert_eq!(came(&mut inbox, 10, 10, "v", Some(Answer::Delivered)), Came::New);
+    }
+
+    #[test]
+    fn what_follows_a_number_that_did_not_come_may_have_to_come_again_behind_it() {
+        let mut inbox = inbox(Bounds::default());
+        for (number, began, came) in [
+            (5, 5, Came::New),
+            (6, 5, Came::New),
+            (8, 5, Came::Answer(Answer::Moved)),
+            (9, 7, Came::Answer(Answer::Moved)),
+            (10, 10, Came::New),
+            (11, 8, Came::New),
+        ] {
+            inbox.admit(&label(number, began, "u"), 0).unwrap();
+            assert_eq!(inbox.came(&label(number, began, "u")), came, "{number}");
+        }
     }
 
     #[test]

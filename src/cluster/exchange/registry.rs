@@ -222,15 +222,12 @@ impl Exchange {
         }
         for to in survey.open {
             let Some(message) = self.messages.get_mut(key) else { return };
-            if self.places.is_deaf(&to, clock.mono_ms) {
-                message.doubt(Cause::Unheard);
-                continue;
-            }
             let Ok(number) = self.outstanding.send(&to, Part { key, node: to.node.clone() }, 0, clock.mono_ms) else {
                 message.doubt(Cause::Full);
                 continue;
             };
             message.pending += 1;
+            self.places.tried(&to, clock.mono_ms);
             self.counters.sent += 1;
             self.counters.forwarded += u64::from(message.moves > 0);
             let began = self.lookups.sent(&message.letter.user, &to, number, !message.here_done);
@@ -346,7 +343,7 @@ impl Survey {
                 Life::Over => {}
                 Life::Unsure => survey.blocked = true,
                 Life::Lives if message.left.contains(&to) => survey.left.push(to),
-                Life::Lives if places.seems_deaf(&to, clock.mono_ms) => survey.blocked = true,
+                Life::Lives if places.is_deaf(&to, message.is_delivered(), clock.mono_ms) => survey.blocked = true,
                 Life::Lives => survey.open.push(to),
             }
         }

@@ -104,7 +104,8 @@ fn rooms_and_channels_span_nodes_and_everybody_hears_once() {
         let heard: Vec<bool> = clients.iter().map(|client| !contents(&world.said(*client)).is_empty()).collect();
         assert_eq!(heard[..3], [false, true, false]);
         assert_eq!(heard[4..], [false, true]);
-        world.ask(clients[2], &json!({"type": "broadcast", "id": 4, "content": "all"}));
+        world.say(clients[2], &json!({"type": "broadcast", "id": 4, "content": "all"}));
+        world.settle();
         for client in &clients {
             assert_eq!(contents(&world.said(*client)).len(), 1, "{client:?}");
         }

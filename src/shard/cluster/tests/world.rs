@@ -24,53 +24,53 @@ use crate::time::Now;
 
 /// What the modelled Redis holds.
 #[derive(Default)]
-pub struct Redis {
-    pub rows: BTreeMap<String, BTreeMap<String, (u64, u16)>>,
+pub(super) struct Redis {
+    pub(super) rows: BTreeMap<String, BTreeMap<String, (u64, u16)>>,
     /// By node: epoch, end, instance.
-    pub leases: BTreeMap<String, (u64, u64, u32)>,
+    pub(super) leases: BTreeMap<String, (u64, u64, u32)>,
     /// Graves and the users that are left in their indices.
-    pub graves: BTreeSet<(String, u64)>,
-    pub indices: BTreeMap<(String, u64, u16), BTreeSet<String>>,
+    pub(super) graves: BTreeSet<(String, u64)>,
+    pub(super) indices: BTreeMap<(String, u64, u16), BTreeSet<String>>,
     /// What was published, for services that listen: channel and payload.
-    pub heard: Vec<(String, Vec<u8>)>,
+    pub(super) heard: Vec<(String, Vec<u8>)>,
 }
 
 /// One shard and its connections to the bus.
-pub struct Host {
-    pub shard: Shard,
-    pub node: usize,
+pub(super) struct Host {
+    pub(super) shard: Shard,
+    pub(super) node: usize,
     inbox: VecDeque<Incoming>,
     subscribed: Option<BTreeSet<String>>,
     commands: bool,
     next_slot: u32,
-    pub answers: Vec<(u64, Outcome)>,
-    pub left: bool,
+    pub(super) answers: Vec<(u64, Outcome)>,
+    pub(super) left: bool,
     said: BTreeMap<u32, Vec<Value>>,
-    pub closed: BTreeSet<u32>,
+    pub(super) closed: BTreeSet<u32>,
 }
 
-pub struct World {
-    pub redis: Redis,
-    pub hosts: Vec<Host>,
+pub(super) struct World {
+    pub(super) redis: Redis,
+    pub(super) hosts: Vec<Host>,
     settings: Vec<Arc<Settings>>,
-    pub now: Now,
+    pub(super) now: Now,
     /// Connections to it can be made.
-    pub up: bool,
+    pub(super) up: bool,
     /// What is asked of it is kept and not answered.
-    pub hangs: bool,
+    pub(super) hangs: bool,
     kept: VecDeque<(usize, Outgoing)>,
     shards: u16,
 }
 
 /// A client: the host that has it, and its row there.
 #[derive(Clone, Copy, Debug)]
-pub struct Client {
-    pub host: usize,
-    pub conn: ConnectionId,
+pub(super) struct Client {
+    pub(super) host: usize,
+    pub(super) conn: ConnectionId,
 }
 
 impl World {
-    pub fn new(routing: Routing, nodes: usize, shards: u16) -> Self {
+    pub(super) fn new(routing: Routing, nodes: usize, shards: u16) -> Self {
         let now = Now { mono_ms: 10_000, boot_ms: 20_000, unix_ms: 1_790_000_000_000, sub_us: 0 };
         let settings: Vec<_> = (0..nodes).map(|node| Arc::new(settings(routing, node, shards))).collect();
         let mut hosts = Vec::new();
@@ -96,7 +96,7 @@ impl World {
     }
 
     /// As [`World::new`], with everybody in the cluster.
-    pub fn ready(routing: Routing, nodes: usize, shards: u16) -> Self {
+    pub(super) fn ready(routing: Routing, nodes: usize, shards: u16) -> Self {
         let mut world = World::new(routing, nodes, shards);
         world.pass(3_000);
         for host in &world.hosts {
@@ -107,11 +107,11 @@ impl World {
     }
 
     /// A user connects to a node; what is said is not looked at.
-    pub fn connect(&mut self, node: usize, user: &str) -> Client {
+    pub(super) fn connect(&mut self, node: usize, user: &str) -> Client {
         self.connect_with(node, user, &[])
     }
 
-    pub fn connect_with(&mut self, node: usize, user: &str, rooms: &[&str]) -> Client {
+    pub(super) fn connect_with(&mut self, node: usize, user: &str, rooms: &[&str]) -> Client {
         let shard = self.settings[node].homes.user(user);
         let host = node * usize::from(self.shards) + shard.index();
         let slot = self.hosts[host].next_slot;
@@ -137,7 +137,7 @@ impl World {
     }
 
     /// A client on each of several nodes, welcomed.
-    pub fn joined(&mut self, node: usize, user: &str, rooms: &[&str]) -> Client {
+    pub(super) fn joined(&mut self, node: usize, user: &str, rooms: &[&str]) -> Client {
         let client = self.connect_with(node, user, rooms);
         self.settle();
         let said = self.said(client);
@@ -147,34 +147,34 @@ impl World {
     }
 
     /// Forgets what everybody was told.
-    pub fn quiet(&mut self) {
+    pub(super) fn quiet(&mut self) {
         self.hosts.iter_mut().for_each(|host| host.said.clear());
         self.redis.heard.clear();
     }
 
-    pub fn disconnect(&mut self, client: Client) {
+    pub(super) fn disconnect(&mut self, client: Client) {
         self.feed(client.host, Event::Ended { conn: client.conn });
     }
 
-    pub fn say(&mut self, client: Client, request: &Value) {
+    pub(super) fn say(&mut self, client: Client, request: &Value) {
         let mut frame = masked_text(request.to_string().as_bytes());
         self.feed(client.host, Event::Bytes { conn: client.conn, data: &mut frame });
     }
 
     /// Says something, lets it run its course, and returns what this client heard.
-    pub fn ask(&mut self, client: Client, request: &Value) -> Vec<Value> {
+    pub(super) fn ask(&mut self, client: Client, request: &Value) -> Vec<Value> {
         self.say(client, request);
         self.settle();
         self.said(client)
     }
 
-    pub fn said(&mut self, client: Client) -> Vec<Value> {
+    pub(super) fn said(&mut self, client: Client) -> Vec<Value> {
         self.flush();
         self.hosts[client.host].said.remove(&client.conn.slot).unwrap_or_default()
     }
 
     /// Gives a command to the first shard of a node, as its server API does.
-    pub fn command(&mut self, node: usize, command: Command) -> Outcome {
+    pub(super) fn command(&mut self, node: usize, command: Command) -> Outcome {
         let host = node * usize::from(self.shards);
         self.feed(host, Event::Command { ticket: 1, command });
         self.settle();
@@ -182,19 +182,19 @@ impl World {
     }
 
     /// A service publishes on the bus.
-    pub fn service(&mut self, channel: &str, payload: &str) {
+    pub(super) fn service(&mut self, channel: &str, payload: &str) {
         self.publish(channel, payload.as_bytes());
         self.settle();
     }
 
-    pub fn feed(&mut self, host: usize, event: Event<'_>) {
+    pub(super) fn feed(&mut self, host: usize, event: Event<'_>) {
         let now = self.now;
         self.hosts[host].shard.handle(event, now);
         self.act(host);
     }
 
     /// Until nothing is on its way any more; time stands still but for what is due at once.
-    pub fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             let mut busy = false;
             for host in 0..self.hosts.len() {
@@ -213,7 +213,7 @@ impl World {
     }
 
     /// Time passes, with ticks.
-    pub fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(100) {
             self.advance(100);
             for host in 0..self.hosts.len() {
@@ -225,7 +225,7 @@ impl World {
     }
 
     /// It is gone, with all connections to it and everything that is on its way.
-    pub fn cut(&mut self) {
+    pub(super) fn cut(&mut self) {
         self.up = false;
         for host in 0..self.hosts.len() {
             for (side, on) in [(Side::Commands, self.hosts[host].commands), (Side::Subscriber, true)] {
@@ -238,13 +238,13 @@ impl World {
     }
 
     /// Redis has forgotten everything.
-    pub fn flush_all(&mut self) {
+    pub(super) fn flush_all(&mut self) {
         self.redis = Redis::default();
         self.hosts.iter_mut().for_each(|host| host.inbox.push_back(Incoming::InvalidatedAll));
     }
 
     /// Answers everything that was kept.
-    pub fn unhang(&mut self) {
+    pub(super) fn unhang(&mut self) {
         self.hangs = false;
         for (host, outgoing) in std::mem::take(&mut self.kept) {
             self.carry_out(host, outgoing);
@@ -434,7 +434,7 @@ impl World {
         }
     }
 
-    pub fn publish(&mut self, channel: &str, payload: &[u8]) -> u64 {
+    pub(super) fn publish(&mut self, channel: &str, payload: &[u8]) -> u64 {
         self.redis.heard.push((channel.to_owned(), payload.to_vec()));
         let mut heard = 0;
         for host in &mut self.hosts {
@@ -468,7 +468,9 @@ impl World {
                 host.said.entry(conn.slot).or_default().extend(texts(&bytes));
             }
         }
-        (0..self.hosts.len()).for_each(|host| drop(self.act(host)));
+        for host in 0..self.hosts.len() {
+            self.act(host);
+        }
     }
 }
 
