@@ -53,7 +53,7 @@ def test_names_keep_to_the_prefix(start_cluster, connect, unique):
     clients[0].request("message", roomId="r", content="in this room")
     assert clients[1].expect("message")["content"] == "in this room"
     assert status(clients[0], clients[0].user, "here") == "delivered"
-    assert messages(clients[1]) == ["here"]
+    assert clients[1].expect("message")["content"] == "here"
     assert messages(clients[2]) == []
     assert one.redis.keys() and all(key.startswith(("chat-7:", "chat-8:")) for key in one.redis.keys())
     assert all(channel.startswith(("chat-7:", "chat-8:")) for channel in one.channels())
