@@ -101,6 +101,13 @@ class Cluster:
             with Admin(node) as admin:
                 eventually(lambda: names == living(admin), f"{node.node_id} knows of {names}", timeout)
 
+    def wait_settled(self, timeout=10):
+        """Waits until every shard of every node has seen the leases of all."""
+        for node in self.nodes:
+            with Admin(node) as admin:
+                seen = lambda: set(admin.metrics()["ringgate_bus_nodes"][2].values())
+                eventually(lambda: seen() == {len(self.nodes)}, f"all of {node.node_id} know of all", timeout)
+
     def stop(self):
         """Ends all as an operator would, and requires that this goes well."""
 
