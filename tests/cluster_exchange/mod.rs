@@ -195,6 +195,9 @@ impl World {
             return;
         }
         let Some(id) = self.nodes[node].shards[0].sides[side] else { return };
+        // But for rows and leases: how those are written is tested elsewhere.
+        let connection = self.connections.get_mut(&id).expect("a connection lives while its client does");
+        connection.up.retain(|command| matches!(command, Command::Publish { .. } | Command::Find { .. }));
         self.half_open.push((id, until_ms));
         self.lose(node, 0, side, self.now_ms);
     }
@@ -367,11 +370,13 @@ impl World {
         let held = place.lease.as_ref().map(|lease| lease.epoch);
         let lease = |epoch| Lease { epoch, until_ms, renew_at_ms: sent_ms + LEASE_TTL_MS / 3 };
         match epoch {
-            Some(epoch) if until_ms > now_ms && held.is_none_or(|held| held == epoch) => {
-                // What ran out does not live on.
-                if place.lease.as_ref().is_none_or(|lease| lease.until_ms > now_ms) {
-                    self.stand(node, Some(lease(epoch)));
-                }
+            // What ran out does not live on.
+            Some(epoch)
+                if until_ms > now_ms
+                    && held.is_none_or(|held| held == epoch)
+                    && place.lease.as_ref().is_none_or(|lease| lease.until_ms > now_ms) =>
+            {
+                self.stand(node, Some(lease(epoch)));
             }
             Some(_) => {}
             None if held == Some(renewed) => self.stand(node, None),
