@@ -43,6 +43,8 @@ pub enum CloseReason {
     Moved,
     /// 4201: told to reconnect by a drain.
     Draining,
+    /// HTTP only: it asked where a user belongs, and was told.
+    Answered,
     /// HTTP only: the request did not become a WebSocket (its status says why).
     HandshakeRefused,
     /// HTTP only: the request head did not come within `session.handshake_timeout`.
@@ -51,7 +53,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of their labels in the metrics.
-    pub const ALL: [CloseReason; 21] = [
+    pub const ALL: [CloseReason; 22] = [
         CloseReason::PeerClosed,
         CloseReason::PeerGone,
         CloseReason::GoingAway,
@@ -71,6 +73,7 @@ impl CloseReason {
         CloseReason::RateLimited,
         CloseReason::Moved,
         CloseReason::Draining,
+        CloseReason::Answered,
         CloseReason::HandshakeRefused,
         CloseReason::HandshakeTimeout,
     ];
@@ -79,7 +82,7 @@ impl CloseReason {
     pub fn code(self) -> Option<u16> {
         Some(match self {
             CloseReason::PeerClosed | CloseReason::PeerGone => return None,
-            CloseReason::HandshakeRefused | CloseReason::HandshakeTimeout => return None,
+            CloseReason::Answered | CloseReason::HandshakeRefused | CloseReason::HandshakeTimeout => return None,
             CloseReason::GoingAway => 1001,
             CloseReason::ProtocolError => 1002,
             CloseReason::Unsupported => 1003,
@@ -122,6 +125,7 @@ impl CloseReason {
             CloseReason::RateLimited => "rate_limit",
             CloseReason::Moved => "moved",
             CloseReason::Draining => "draining",
+            CloseReason::Answered => "answered",
             CloseReason::HandshakeRefused => "handshake_refused",
             CloseReason::HandshakeTimeout => "handshake_timeout",
         }
@@ -181,13 +185,15 @@ pub enum RefusalReason {
     Pressure,
     /// 503: younger connections that are still opening took its place.
     Opening,
+    /// 503: it asked where a user belongs, and the ring is not known yet.
+    Ring,
     /// 505: another version of HTTP.
     HttpVersion,
 }
 
 impl RefusalReason {
     /// Every reason, in the order of their labels in the metrics.
-    pub const ALL: [RefusalReason; 15] = [
+    pub const ALL: [RefusalReason; 16] = [
         RefusalReason::BadRequest,
         RefusalReason::ProxyHeader,
         RefusalReason::Origin,
@@ -202,6 +208,7 @@ impl RefusalReason {
         RefusalReason::Draining,
         RefusalReason::Pressure,
         RefusalReason::Opening,
+        RefusalReason::Ring,
         RefusalReason::HttpVersion,
     ];
 
@@ -217,7 +224,11 @@ impl RefusalReason {
             RefusalReason::NotWebSocket => 426,
             RefusalReason::AddressRate => 429,
             RefusalReason::HeadTooLarge => 431,
-            RefusalReason::Capacity | RefusalReason::Draining | RefusalReason::Pressure | RefusalReason::Opening => 503,
+            RefusalReason::Capacity
+            | RefusalReason::Draining
+            | RefusalReason::Pressure
+            | RefusalReason::Opening
+            | RefusalReason::Ring => 503,
             RefusalReason::HttpVersion => 505,
         }
     }
@@ -239,6 +250,7 @@ impl RefusalReason {
             RefusalReason::Draining => "draining",
             RefusalReason::Pressure => "pressure",
             RefusalReason::Opening => "opening",
+            RefusalReason::Ring => "ring",
             RefusalReason::HttpVersion => "http_version",
         }
     }

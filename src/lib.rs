@@ -35,7 +35,7 @@
 //! | [`cli`], [`config`], [`log`] | arguments, configuration, log lines |
 //! | [`node`] | builds shards, mesh and signals; start, reload, drain, end |
 //! | [`io`] | **the only user of clients' sockets, and of unsafe code**: reactor, pollers (io_uring, epoll), listener, descriptor tables |
-//! | [`admin`] | the admin listener: health, metrics, server API, page, webhooks; tasks of the first shard's runtime beside its reactor |
+//! | [`admin`] | the admin listener: health, metrics, server API, page, webhooks, and questions to services; tasks of the first shard's runtime beside its reactor |
 //! | [`operator`] | `ringgate top` and `ringgate trace`: the server API from a terminal |
 //! | [`mesh`] | between shards: queues, doorbells, and the hand-over of sockets |
 //! | [`shard`] | the state machine: [events](shard::event::Event) in, [actions](shard::event::Action) out |
@@ -73,6 +73,9 @@
 //! The home of a user or topic on each node is also where the cluster meets it: it writes the user's row, subscribes on behalf of the node, and
 //! publishes what is for others. So order needs no more than it does on one machine: one shard, one connection, one channel. A shard without a
 //! cluster has none of this ([`Routing::Local`](config::Routing::Local)).
+//!
+//! [`Routing::Hash`](config::Routing::Hash) adds a [ring](cluster::ring) to the registry, and takes nothing from it: the ring says where clients are
+//! sent, the rows where messages go. So nodes may disagree on the ring for a moment, and clients may ignore it, and every status stays true.
 
 pub mod admin;
 pub mod auth;

@@ -45,6 +45,8 @@ pub(crate) struct Connection {
     pub(crate) sent: u32,
     /// Direct messages sent.
     pub(crate) pair_sent: u32,
+    /// Direct messages sent to another node.
+    pub(crate) hop_sent: u32,
     /// The front of a frame that is still arriving.
     partial: Vec<u8>,
     /// What the kernel did not take yet.
@@ -61,6 +63,7 @@ impl Connection {
             began: 0,
             sent: 0,
             pair_sent: 0,
+            hop_sent: 0,
             partial: Vec::new(),
             pending: Vec::new(),
         }
@@ -110,6 +113,7 @@ impl Worker<'_> {
     /// Starts to connect the `i`th connection of this worker.
     pub(crate) fn start(&mut self, i: usize, began: u64) {
         let index = self.first + i as u32;
+        let target = self.target(index);
         let source = index / SOURCE_CONNECTIONS;
         let source = Ipv4Addr::new(127, 0, (source / 250) as u8, (source % 250) as u8 + 2);
         // Who does not read shall not have half a megabyte read for them by the kernel.
@@ -120,7 +124,7 @@ impl Worker<'_> {
             connection.began = began;
         }
         let token = i | usize::from(connection.generation) << 32;
-        let socket = Socket::connect(source, self.target, receive_buffer);
+        let socket = Socket::connect(source, target, receive_buffer);
         let added = socket.and_then(|socket| self.epoll.add(&socket, token).map(|()| socket));
         self.inflight += 1;
         connection.state = State::Connecting;
@@ -133,6 +137,7 @@ impl Worker<'_> {
     /// Connected: asks for the upgrade.
     pub(crate) fn connected(&mut self, i: usize) {
         let index = self.first + i as u32;
+        let target = self.target(index);
         let connection = &mut self.connections[i];
         if let Some(Err(error)) = connection.socket.as_ref().map(Socket::take_error) {
             return self.ended(i, &format!("connect: {error}"));
@@ -141,9 +146,8 @@ impl Worker<'_> {
         let path = if self.plan.echo.is_some() { "/echo".into() } else { format!("/ws?user_id={}", user(index)) };
         let _ = write!(
             request,
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n",
-            self.target
+            "GET {path} HTTP/1.1\r\nHost: {target}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
         );
         connection.state = State::Upgrading;
         if let Err(error) = connection.send(request.as_bytes()) {
@@ -360,7 +364,7 @@ pub(crate) fn request_head(worker: &Worker<'_>, flow: Flow, target: u32) -> Stri
             format!(r#"{{"type":"publish","channel":"{}","content":""#, worker.room_name(target))
         }
         Flow::Room => format!(r#"{{"type":"message","roomId":"{}","content":""#, worker.room_name(target)),
-        Flow::Pair => format!(r#"{{"type":"send_message","target_user":"{}","content":""#, user(target)),
+        Flow::Pair | Flow::Hop => format!(r#"{{"type":"send_message","target_user":"{}","content":""#, user(target)),
         Flow::Broadcast => r#"{"type":"broadcast","content":""#.into(),
     }
 }

@@ -14,10 +14,12 @@ pub(crate) enum Flow {
     Room,
     Pair,
     Broadcast,
+    /// As a pair, but of users on two nodes of a cluster.
+    Hop,
 }
 
 impl Flow {
-    pub(crate) const ALL: [Flow; 4] = [Flow::Echo, Flow::Room, Flow::Pair, Flow::Broadcast];
+    pub(crate) const ALL: [Flow; 5] = [Flow::Echo, Flow::Room, Flow::Pair, Flow::Broadcast, Flow::Hop];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -25,6 +27,7 @@ impl Flow {
             Flow::Room => "room",
             Flow::Pair => "p2p",
             Flow::Broadcast => "broadcast",
+            Flow::Hop => "hop",
         }
     }
 
@@ -34,6 +37,7 @@ impl Flow {
             Flow::Room => b'R',
             Flow::Pair => b'P',
             Flow::Broadcast => b'B',
+            Flow::Hop => b'H',
         }
     }
 }

@@ -14,8 +14,12 @@ pub(crate) enum Command {
     Connect,
     /// Send as planned.
     Run,
-    /// Send nothing more; take in what is still to come, the slow ones too.
+    /// Send as planned, but pairs to the partner on another node.
+    Hop,
+    /// Send nothing more; take in what is still to come.
     Drain,
+    /// The slow ones read, too.
+    Wake,
     /// Reset every connection.
     Cut,
     Quit,
@@ -35,6 +39,13 @@ pub(crate) struct Control {
     pub(crate) broadcast_receivers: u32,
     counters: Vec<Published>,
     failed: AtomicBool,
+}
+
+impl Command {
+    /// Whether messages are sent.
+    pub(crate) fn sends(self) -> bool {
+        matches!(self, Command::Run | Command::Hop)
+    }
 }
 
 impl Control {
@@ -69,9 +80,11 @@ impl Control {
         let command = match word & 0xff {
             1 => Command::Connect,
             2 => Command::Run,
-            3 => Command::Drain,
-            4 => Command::Cut,
-            5 => Command::Quit,
+            3 => Command::Hop,
+            4 => Command::Drain,
+            5 => Command::Wake,
+            6 => Command::Cut,
+            7 => Command::Quit,
             _ => Command::Wait,
         };
         (word >> 8, command)

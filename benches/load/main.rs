@@ -3,15 +3,18 @@
 //! A coordinator (`run`) starts the gateway (`server`) and commands workers (`control`): threads with a descriptor table
 //! of their own, each an epoll loop over its share of the connections (`worker`, `client`, `traffic`). Who does what is
 //! arithmetic over the index of a connection (`plan`); every message carries what is needed to check its delivery
-//! (`content`); what was seen is added up (`stats`) and told (`progress`, `report`). Only `sys` is unsafe.
+//! (`content`); what was seen is added up (`stats`) and told (`progress`, `report`). `cluster` starts several gateways and a
+//! Redis server (`redis`). Only `sys` is unsafe.
 
 mod client;
+mod cluster;
 mod content;
 mod control;
 mod frame;
 mod options;
 mod plan;
 mod progress;
+mod redis;
 mod report;
 mod run;
 mod server;
@@ -24,8 +27,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use options::Options;
+use options::{Mode, Options};
 use plan::Plan;
+use report::Report;
 
 fn main() -> ExitCode {
     // `cargo bench` without a mode runs every bench: this one then only says what it can do.
@@ -35,15 +39,24 @@ fn main() -> ExitCode {
     }
     let options = Options::parse();
     let descriptors = sys::raise_descriptor_limit();
-    let report = Plan::new(&options, descriptors).and_then(|plan| run::run(&options, &plan));
-    match report {
-        Ok(report) => {
-            if options.json {
-                println!("{}", report.json());
-            } else {
-                print!("{}", report.table());
+    let reports = Plan::new(&options, descriptors).and_then(|plan| match plan.mode {
+        Mode::Cluster => cluster::run(&options, &plan),
+        _ => run::run(&options, &plan).map(|report| vec![report]),
+    });
+    match reports {
+        Ok(reports) => {
+            for report in &reports {
+                if options.json {
+                    println!("{}", report.json());
+                } else {
+                    print!("{}", report.table());
+                }
             }
-            if report.passed() || !options.check { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if options.mode == Mode::Cluster && !options.json {
+                print!("\n{}", cluster::comparison(&reports));
+            }
+            let passed = reports.iter().all(Report::passed);
+            if passed || !options.check { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(why) => {
             eprintln!("load: {why}");

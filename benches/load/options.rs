@@ -62,9 +62,16 @@ pub(crate) struct Options {
     /// Connections per second that are cut and come back (mix).
     #[arg(long)]
     pub(crate) churn: Option<f64>,
-    /// How often all are cut and come back (storm).
+    /// How often all are cut and come back (storm); how often each kind of message is measured, by turns (cluster).
     #[arg(long)]
     pub(crate) rounds: Option<u32>,
+    /// Nodes (cluster).
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=16))]
+    pub(crate) nodes: u32,
+    /// How messages find users on other nodes, one after the other (cluster).
+    #[arg(long, value_delimiter = ',', value_parser = ["broadcast", "registry", "hash"])]
+    #[arg(default_values = ["broadcast", "registry"])]
+    pub(crate) routing: Vec<String>,
     /// Threads of the generator, each with its own descriptor table.
     #[arg(long)]
     pub(crate) workers: Option<u32>,
@@ -77,7 +84,7 @@ pub(crate) struct Options {
     /// The gateway to start (default: the release build beside this bench, built if it is missing).
     #[arg(long)]
     pub(crate) binary: Option<PathBuf>,
-    /// Shards of the gateway.
+    /// Shards of the gateway, or of each node.
     #[arg(long)]
     pub(crate) shards: Option<u16>,
     /// Driver of the gateway.
@@ -121,6 +128,8 @@ pub(crate) enum Mode {
     Storm,
     /// Rooms, channels, direct messages, broadcasts, and connections that come and go.
     Mix,
+    /// Nodes over a Redis of their own: pairs on one node, and pairs on two, by turns.
+    Cluster,
 }
 
 impl Mode {
@@ -133,6 +142,7 @@ impl Mode {
             Mode::Slow => "slow",
             Mode::Storm => "storm",
             Mode::Mix => "mix",
+            Mode::Cluster => "cluster",
         }
     }
 }

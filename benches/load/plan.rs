@@ -49,13 +49,15 @@ pub(crate) struct Plan {
     pub(crate) rooms: Option<Rooms>,
     pub(crate) pairs: Option<Pace>,
     pub(crate) broadcast_every: Option<Duration>,
-    /// In a room every n-th member does not read; 0: all read.
-    pub(crate) slow_every: u32,
+    /// The share of a room's members that do not read.
+    pub(crate) slow_share: f64,
     pub(crate) connect_rate: f64,
     pub(crate) inflight: u32,
     pub(crate) warmup: Duration,
     pub(crate) measure: Duration,
     pub(crate) rounds: u32,
+    /// Servers that the connections are spread over by turns.
+    pub(crate) nodes: u32,
 }
 
 /// Connections per worker: below the 20,000 descriptors that a table may have to do with.
@@ -64,6 +66,7 @@ const WORKER_CONNECTIONS_MAX: u32 = 18_500;
 impl Plan {
     pub(crate) fn new(options: &Options, descriptors: usize) -> Result<Plan, String> {
         let mode = options.mode;
+        let nodes = if mode == Mode::Cluster { options.nodes } else { 1 };
         let check = options.check;
         let pick = |given: Option<u32>, small: u32, usual: u32| given.unwrap_or(if check { small } else { usual });
 
@@ -84,6 +87,8 @@ impl Plan {
             Mode::Echo => pick(options.connections, 50, 100),
             Mode::P2p => pick(options.connections, 200, 1000),
             Mode::Storm => pick(options.connections, 1000, 20_000),
+            // So many that everybody has a partner on the same node and one on another.
+            Mode::Cluster => pick(options.connections, 60, 600).max(1).next_multiple_of(2 * nodes),
             Mode::Fanout | Mode::Slow | Mode::Mix => by_rooms,
         }
         .max(1);
@@ -94,9 +99,9 @@ impl Plan {
             Mode::Fanout => Some(pace(options.rate.unwrap_or(0.0), depth)),
             Mode::Slow => Some(pace(options.rate.unwrap_or(if check { 1000.0 } else { 400.0 }), depth)),
             Mode::Mix => Some(pace(options.rate.unwrap_or(if check { 100.0 } else { 400.0 }), depth)),
-            Mode::Idle | Mode::Echo | Mode::P2p | Mode::Storm => None,
+            Mode::Idle | Mode::Echo | Mode::P2p | Mode::Storm | Mode::Cluster => None,
         };
-        let rooms = (!matches!(mode, Mode::Echo | Mode::P2p)).then(|| Rooms {
+        let rooms = (!matches!(mode, Mode::Echo | Mode::P2p | Mode::Cluster)).then(|| Rooms {
             count: (connections / members).max(1),
             senders: options.senders.unwrap_or(1).clamp(1, members),
             kind: match mode {
@@ -113,14 +118,15 @@ impl Plan {
         });
         let pairs = match mode {
             Mode::P2p => Some(pace(options.rate.unwrap_or(if check { 1000.0 } else { 5000.0 }), depth)),
+            Mode::Cluster => Some(pace(options.rate.unwrap_or(if check { 500.0 } else { 2000.0 }), depth)),
             _ => (p2p_rate > 0.0).then_some(Pace::Rate(p2p_rate)),
         };
         let broadcast = options.broadcast.or((mode == Mode::Mix).then_some(1.0)).filter(|every| *every > 0.0);
         let churn_per_second = options.churn.unwrap_or(if mode == Mode::Mix { 20.0 } else { 0.0 }).max(0.0);
         let churners = if churn_per_second > 0.0 { (churn_per_second * 2.0).ceil() as u32 } else { 0 };
-        let slow_every = match mode {
-            Mode::Slow => (1.0 / options.slow_share.unwrap_or(0.1).clamp(0.001, 1.0)).round() as u32,
-            _ => 0,
+        let slow_share = match mode {
+            Mode::Slow => options.slow_share.unwrap_or(0.1).clamp(0.0, 1.0),
+            _ => 0.0,
         };
 
         let fits = (descriptors.saturating_sub(200) as u32).clamp(1, WORKER_CONNECTIONS_MAX);
@@ -133,7 +139,7 @@ impl Plan {
             Mode::Idle => (1.0, 60.0),
             Mode::Slow => (3.0, 15.0),
             Mode::Storm => (0.5, 2.0),
-            Mode::Echo | Mode::Fanout | Mode::P2p | Mode::Mix => (1.0, 5.0),
+            Mode::Echo | Mode::Fanout | Mode::P2p | Mode::Mix | Mode::Cluster => (1.0, 5.0),
         };
         Ok(Plan {
             mode,
@@ -146,12 +152,13 @@ impl Plan {
             rooms,
             pairs,
             broadcast_every: broadcast.map(seconds),
-            slow_every,
+            slow_share,
             connect_rate: options.connect_rate.unwrap_or(if mode == Mode::Storm { 0.0 } else { 2000.0 }),
             inflight: options.inflight.unwrap_or(if mode == Mode::Storm { 0 } else { 500 }),
             warmup: seconds(options.warmup.unwrap_or(if check || mode == Mode::Storm { 0.2 } else { 1.0 })),
             measure: seconds(options.seconds.unwrap_or(if check { quick } else { usual })),
-            rounds: pick(options.rounds, 2, 3),
+            rounds: pick(options.rounds, if mode == Mode::Cluster { 1 } else { 2 }, 3),
+            nodes,
         })
     }
 
@@ -203,10 +210,10 @@ impl Plan {
     }
 
     pub(crate) fn is_slow(&self, i: u32) -> bool {
-        self.slow_every > 0
-            && !self.is_churner(i)
-            && !self.is_room_sender(i)
-            && self.slot(i) % self.slow_every == self.slow_every - 1
+        // Spread evenly over the room: so many of the first n are slow, for every n.
+        let slow_before = |slot: u32| (f64::from(slot) * self.slow_share).floor();
+        let slot = self.slot(i);
+        slow_before(slot + 1) > slow_before(slot) && !self.is_churner(i) && !self.is_room_sender(i)
     }
 
     /// How many counted connections a message to `room` reaches.
@@ -223,8 +230,13 @@ impl Plan {
         (0..self.connections).filter(|&i| !self.is_slow(i)).count() as u32 - 1
     }
 
-    /// With whom a connection exchanges direct messages: half of all away, so that pairs span workers and shards.
+    /// With whom a connection exchanges direct messages: half of all away, so that pairs span workers and shards. In a cluster it is
+    /// somebody on the same node.
     pub(crate) fn partner(&self, i: u32) -> Option<u32> {
+        if self.nodes > 1 {
+            let place = i % (2 * self.nodes);
+            return Some(if place < self.nodes { i + self.nodes } else { i - self.nodes });
+        }
         let half = self.connections / 2;
         if i < half {
             Some(i + half)
@@ -233,5 +245,11 @@ impl Plan {
         } else {
             None
         }
+    }
+
+    /// With whom a connection exchanges direct messages across nodes.
+    pub(crate) fn partner_beyond(&self, i: u32) -> Option<u32> {
+        // Neighbours are on different nodes, and their number is even.
+        (self.nodes > 1).then_some(i ^ 1)
     }
 }

@@ -6,6 +6,7 @@ use std::fs;
 
 use serde::Serialize;
 
+use crate::cluster::Bus;
 use crate::content::Flow;
 use crate::options::{Mode, Options};
 use crate::plan::Plan;
@@ -62,10 +63,12 @@ pub(crate) struct Report {
     connect: Vec<Percentiles>,
     pub(crate) memory: Option<Memory>,
     pub(crate) window: Option<Window>,
-    latency: BTreeMap<&'static str, Percentiles>,
+    pub(crate) latency: BTreeMap<&'static str, Percentiles>,
     lag: Option<Percentiles>,
+    pub(crate) bus: Option<Bus>,
     pub(crate) rounds: Vec<Round>,
     pub(crate) rss_end: u64,
+    pub(crate) rss_peak: u64,
     lost: u64,
     totals: Tally,
     closes: BTreeMap<String, u64>,
@@ -89,8 +92,10 @@ impl Report {
             window: None,
             latency: BTreeMap::new(),
             lag: None,
+            bus: None,
             rounds: Vec::new(),
             rss_end: 0,
+            rss_peak: 0,
             lost: 0,
             totals: Tally::default(),
             closes: BTreeMap::new(),
@@ -126,7 +131,8 @@ impl Report {
         ];
         self.failures
             .extend(wrong.into_iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")));
-        let nothing_came = self.window.as_ref().is_some_and(|window| window.delivered == 0);
+        self.failures.extend(self.bus.iter().flat_map(Bus::failures));
+        let nothing_came = self.window.as_ref().is_some_and(|window| window.delivered == 0) || tally.delivered == 0;
         let something_was_sent =
             plan.echo.is_some() || plan.pairs.is_some() || plan.rooms.as_ref().is_some_and(|r| r.pace.is_some());
         if nothing_came && something_was_sent {
@@ -176,10 +182,11 @@ impl Report {
             row(
                 "server RSS",
                 format!(
-                    "{} with all, {} before, {} at the end: {} B per connection",
+                    "{} with all, {} before, {} at the end, {} at most: {} B per connection",
                     megabytes(memory.rss),
                     megabytes(memory.rss_empty),
                     megabytes(self.rss_end),
+                    megabytes(self.rss_peak),
                     memory.rss_per_connection
                 ),
             );
@@ -209,6 +216,9 @@ impl Report {
         }
         if let Some(lag) = &self.lag {
             row("generator lag", percentiles(lag));
+        }
+        for (name, text) in self.bus.iter().flat_map(Bus::rows) {
+            row(&name, text);
         }
         let t = &self.totals;
         row(

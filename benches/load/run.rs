@@ -20,22 +20,33 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Runs `plan` against the gateway.
 pub(crate) fn run(options: &Options, plan: &Plan) -> Result<Report, String> {
     let client_share = if plan.mode == Mode::Idle { client_kernel_bytes() } else { None };
-    let server = Server::new(options, plan.total())?;
+    let servers = vec![Server::new(options, plan.total())?];
+    drive(options, plan, servers, |course, report| match plan.mode {
+        Mode::Storm => course.storm(report),
+        _ => course.steady(report, client_share),
+    })
+}
+
+/// Runs one course of `plan` against these servers, and judges it.
+pub(crate) fn drive(
+    options: &Options,
+    plan: &Plan,
+    servers: Vec<Server>,
+    run: impl FnOnce(&mut Course<'_>, &mut Report) -> Result<(), String>,
+) -> Result<Report, String> {
     if let Some(core) = options.pin_client {
         sys::pin(core).map_err(|error| format!("core {core}: {error}"))?;
     }
     let control = Control::new(plan);
-    let mut report = Report::new(options, plan, &server);
+    let mut report = Report::new(options, plan, &servers[0]);
     let mut outcome = Outcome::new();
+    let targets: Vec<SocketAddrV4> = servers.iter().map(|server| server.target).collect();
     let result = thread::scope(|scope| {
-        let (control, target) = (&control, server.target);
+        let (control, targets) = (&control, &targets[..]);
         let workers: Vec<_> =
-            (0..plan.workers).map(|number| scope.spawn(move || one(plan, control, number, target))).collect();
-        let mut course = Course { plan, control, server, progress: Progress::new(options.json) };
-        let result = match plan.mode {
-            Mode::Storm => course.storm(&mut report),
-            _ => course.steady(&mut report, client_share),
-        };
+            (0..plan.workers).map(|number| scope.spawn(move || one(plan, control, number, targets))).collect();
+        let mut course = Course { plan, control, servers, progress: Progress::new(options.json) };
+        let result = run(&mut course, &mut report);
         course.progress.clear();
         control.give(Command::Quit);
         for worker in workers {
@@ -53,8 +64,8 @@ pub(crate) fn run(options: &Options, plan: &Plan) -> Result<Report, String> {
     Ok(report)
 }
 
-fn one(plan: &Plan, control: &Control, number: u32, target: SocketAddrV4) -> Option<Outcome> {
-    worker::run(plan, control, number, target)
+fn one(plan: &Plan, control: &Control, number: u32, targets: &[SocketAddrV4]) -> Option<Outcome> {
+    worker::run(plan, control, number, targets)
         .inspect_err(|error| {
             eprintln!("worker {number}: {error}");
             control.fail();
@@ -62,19 +73,20 @@ fn one(plan: &Plan, control: &Control, number: u32, target: SocketAddrV4) -> Opt
         .ok()
 }
 
-struct Course<'a> {
-    plan: &'a Plan,
-    control: &'a Control,
-    server: Server,
+/// A run in its course: what the coordinator does.
+pub(crate) struct Course<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) control: &'a Control,
+    pub(crate) servers: Vec<Server>,
     progress: Progress,
 }
 
 impl Course<'_> {
     fn steady(&mut self, report: &mut Report, client_share: Option<u64>) -> Result<(), String> {
-        let (empty, kernel_empty) = (self.server.usage(), Kernel::now());
+        let (empty, kernel_empty) = (self.usage(), Kernel::now());
         self.connect(report)?;
         thread::sleep(Duration::from_millis(if self.plan.mode == Mode::Idle { 1000 } else { 200 }));
-        let (full, kernel_full) = (self.server.usage(), Kernel::now());
+        let (full, kernel_full) = (self.usage(), Kernel::now());
         let per = |after: u64, before: u64| after.saturating_sub(before) / u64::from(self.plan.total());
         let slab = per(kernel_full.slab, kernel_empty.slab);
         report.memory = Some(Memory {
@@ -95,38 +107,47 @@ impl Course<'_> {
         let after = self.moment();
         report.window = Some(window(&before, &after));
 
+        self.drain()?;
+        if self.plan.slow_share > 0.0 {
+            self.control.give(Command::Wake);
+        }
+        // A duplicate, or the close of somebody slow, comes after what was waited for.
+        self.pass("draining", Duration::from_millis(if self.plan.slow_share > 0.0 { 3000 } else { 200 }))?;
+        let usage = self.usage();
+        (report.rss_end, report.rss_peak) = (usage.rss, usage.rss_peak);
+        Ok(())
+    }
+
+    /// Ends the sending, and waits for what is still to come.
+    pub(crate) fn drain(&mut self) -> Result<(), String> {
         self.control.give(Command::Drain);
         thread::sleep(Duration::from_millis(100));
-        self.wait("draining", DRAIN_MAX, |tally| tally.outstanding() == 0)?;
-        // A duplicate, or the close of somebody slow, comes after what was waited for.
-        self.pass("draining", Duration::from_millis(if self.plan.slow_every > 0 { 3000 } else { 200 }))?;
-        report.rss_end = self.server.usage().rss;
-        Ok(())
+        self.wait("draining", DRAIN_MAX, |tally| tally.outstanding() == 0).map(drop)
     }
 
     fn storm(&mut self, report: &mut Report) -> Result<(), String> {
         for round in 0..=self.plan.rounds {
-            let cpu = self.server.usage().cpu_ns;
+            let cpu = self.usage().cpu_ns;
             let began = Instant::now();
             self.connect(report)?;
             let seconds = began.elapsed().as_secs_f64();
-            let server_cpu_s = (self.server.usage().cpu_ns - cpu) as f64 / 1e9;
+            let server_cpu_s = (self.usage().cpu_ns - cpu) as f64 / 1e9;
             self.pass("holding", self.plan.measure)?;
-            let rss = self.server.usage().rss;
+            let rss = self.usage().rss;
             self.control.give(Command::Cut);
             self.wait("cut", Duration::from_secs(10), |tally| tally.ready == 0)?;
             if round == self.plan.rounds {
                 // Long enough for the server to have noticed everybody's end.
                 self.pass("cut", Duration::from_secs(2))?;
             }
-            let rss_after = self.server.usage().rss;
+            let rss_after = self.usage().rss;
             report.rounds.push(Round { seconds, server_cpu_s, rss, rss_after });
         }
-        report.rss_end = self.server.usage().rss;
+        report.rss_end = self.usage().rss;
         Ok(())
     }
 
-    fn connect(&mut self, report: &mut Report) -> Result<(), String> {
+    pub(crate) fn connect(&mut self, report: &mut Report) -> Result<(), String> {
         self.control.give(Command::Connect);
         let planned = if self.plan.connect_rate > 0.0 {
             f64::from(self.plan.total()) / self.plan.connect_rate
@@ -144,7 +165,7 @@ impl Course<'_> {
     }
 
     /// Lets time go by.
-    fn pass(&mut self, what: &'static str, time: Duration) -> Result<(), String> {
+    pub(crate) fn pass(&mut self, what: &'static str, time: Duration) -> Result<(), String> {
         self.wait(what, time, |_| false).map(drop)
     }
 
@@ -163,16 +184,21 @@ impl Course<'_> {
             if self.control.has_failed() {
                 return Err("a worker of the generator failed".into());
             }
-            if !self.server.is_alive() {
+            if !self.servers.iter_mut().all(Server::is_alive) {
                 return Err("the server ended".into());
             }
-            self.progress.show(what, began.elapsed(), &tally, self.server.usage());
+            self.progress.show(what, began.elapsed(), &tally, self.usage());
             thread::sleep(left.min(Duration::from_millis(20)));
         }
     }
 
     fn moment(&self) -> Moment {
-        Moment { at: Instant::now(), tally: self.control.tally(), server: self.server.usage(), own: Usage::own() }
+        Moment { at: Instant::now(), tally: self.control.tally(), server: self.usage(), own: Usage::own() }
+    }
+
+    /// What all servers together have used until now.
+    fn usage(&self) -> Usage {
+        self.servers.iter().map(Server::usage).sum()
     }
 }
 

@@ -1,7 +1,9 @@
 //! The server under load: started here or found at `--url`, and what it uses of the machine.
 
 use std::fs;
-use std::net::SocketAddrV4;
+use std::io::{Read as _, Write as _};
+use std::iter::Sum;
+use std::net::{SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +14,8 @@ use crate::sys;
 /// A gateway that was started for this run ends with it.
 pub(crate) struct Server {
     pub(crate) target: SocketAddrV4,
+    /// Its admin listener, where it was started here.
+    pub(crate) admin: Option<SocketAddrV4>,
     /// `None` when nobody said which process it is.
     pub(crate) pid: Option<u32>,
     /// The driver that the gateway says it uses.
@@ -26,20 +30,29 @@ impl Server {
     pub(crate) fn new(options: &Options, connections: u32) -> Result<Server, String> {
         if let Some(target) = options.url {
             let pid = options.pid;
-            return Ok(Server { target, pid, driver: None, shards: None, child: None, ready_file: None });
+            return Ok(Server { target, admin: None, pid, driver: None, shards: None, child: None, ready_file: None });
         }
+        Server::start(options, connections, "alone", &[])
+    }
+
+    /// Starts the gateway with more settings. `name` tells it from others of this run.
+    pub(crate) fn start(options: &Options, connections: u32, name: &str, more: &[String]) -> Result<Server, String> {
         let binary = match &options.binary {
             Some(binary) => binary.clone(),
             None => find_or_build()?,
         };
-        let ready_file = std::env::temp_dir().join(format!("ringgate-load-{}.json", std::process::id()));
+        let ready_file = std::env::temp_dir().join(format!("ringgate-load-{}-{name}.json", std::process::id()));
         let _ = fs::remove_file(&ready_file);
         let mut command = Command::new(&binary);
         command.arg("serve").arg("--ready-file").arg(&ready_file);
-        for setting in settings(options, connections) {
+        for setting in settings(options, connections).iter().chain(more) {
             command.arg("--set").arg(setting);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
+        // What is said here is all there is: a variable for the tests would be warned about, and any other would change what is measured.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"RINGGATE_")) {
+            command.env_remove(name);
+        }
         sys::die_with_parent(&mut command);
         // A child inherits the affinity of the thread that starts it.
         let before = match options.pin_server {
@@ -52,6 +65,7 @@ impl Server {
         }
         let mut server = Server {
             target: SocketAddrV4::new([127, 0, 0, 1].into(), 0),
+            admin: None,
             pid: None,
             driver: None,
             shards: None,
@@ -74,6 +88,7 @@ impl Server {
             if let Some(ready) = ready {
                 let client = ready["client"].as_str().unwrap_or_default();
                 self.target = client.parse().map_err(|_| format!("the ready file says client = {client:?}"))?;
+                self.admin = ready["admin"].as_str().and_then(|admin| admin.parse().ok());
                 self.pid = Some(child.id());
                 self.driver = ready["driver"].as_str().map(str::to_owned);
                 self.shards = ready["shards"].as_u64();
@@ -96,6 +111,22 @@ impl Server {
     pub(crate) fn usage(&self) -> Usage {
         self.pid.map_or_else(Usage::default, Usage::of)
     }
+
+    /// A page of the admin listener.
+    pub(crate) fn page(&self, path: &str) -> Result<String, String> {
+        let admin = self.admin.ok_or("a server that was not started here")?;
+        let read = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect_timeout(&admin.into(), Duration::from_secs(5))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = read().map_err(|error| format!("{path}: {error}"))?;
+        let (_, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("{path}: no answer"))?;
+        Ok(body.to_owned())
+    }
 }
 
 impl Drop for Server {
@@ -115,17 +146,33 @@ impl Drop for Server {
     }
 }
 
-/// What a process has used.
+/// What a process has used, or several together.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) cpu_ns: u64,
     pub(crate) rss: u64,
+    /// The most there ever was of it.
+    pub(crate) rss_peak: u64,
+}
+
+impl Sum for Usage {
+    fn sum<I: Iterator<Item = Usage>>(all: I) -> Usage {
+        all.fold(Usage::default(), |sum, one| Usage {
+            cpu_ns: sum.cpu_ns + one.cpu_ns,
+            rss: sum.rss + one.rss,
+            rss_peak: sum.rss_peak + one.rss_peak,
+        })
+    }
 }
 
 impl Usage {
     pub(crate) fn of(pid: u32) -> Usage {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        Usage { cpu_ns: sys::process_cpu_ns(pid).unwrap_or(0), rss: field(&status, "VmRSS:") * 1024 }
+        Usage {
+            cpu_ns: sys::process_cpu_ns(pid).unwrap_or(0),
+            rss: field(&status, "VmRSS:") * 1024,
+            rss_peak: field(&status, "VmHWM:") * 1024,
+        }
     }
 
     pub(crate) fn own() -> Usage {

@@ -86,7 +86,7 @@ pub(crate) struct Outcome {
     /// Connect until ready, one per round.
     pub(crate) connect: Vec<Histogram<u64>>,
     /// Intended send time until arrival, by flow.
-    pub(crate) latency: [Histogram<u64>; 4],
+    pub(crate) latency: [Histogram<u64>; Flow::ALL.len()],
     /// Intended send time until really sent.
     pub(crate) lag: Histogram<u64>,
     /// How connections ended unasked.
@@ -100,7 +100,7 @@ impl Outcome {
         Outcome {
             tally: Tally::default(),
             connect: Vec::new(),
-            latency: [histogram(), histogram(), histogram(), histogram()],
+            latency: Flow::ALL.map(|_| histogram()),
             lag: histogram(),
             closes: BTreeMap::new(),
             notes: Vec::new(),
@@ -166,5 +166,6 @@ pub(crate) fn index(flow: Flow) -> usize {
         Flow::Room => 1,
         Flow::Pair => 2,
         Flow::Broadcast => 3,
+        Flow::Hop => 4,
     }
 }

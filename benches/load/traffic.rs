@@ -6,7 +6,7 @@ use crate::control::Command;
 use crate::frame;
 use crate::plan::Pace;
 use crate::stats;
-use crate::worker::Worker;
+use crate::worker::{STREAMS_BESIDE_ROOMS, Worker};
 
 /// Sends in a row before what has arrived is looked at.
 const SENDS_MAX: u32 = 256;
@@ -42,8 +42,9 @@ impl Worker<'_> {
             self.begin(Flow::Room, pace, senders, rooms.count * rooms.senders, now);
         }
         if let Some(pace) = plan.pairs {
+            let flow = if self.command == Command::Hop { Flow::Hop } else { Flow::Pair };
             let paired = self.own(|index| plan.partner(index).is_some());
-            self.begin(Flow::Pair, pace, paired, plan.connections / 2 * 2, now);
+            self.begin(flow, pace, paired, plan.connections / 2 * 2, now);
         }
         if let Some(every) = plan.broadcast_every
             && self.first == 0
@@ -144,6 +145,7 @@ impl Worker<'_> {
                 (room, room.map_or(0, |room| self.control.room_receivers[room as usize]))
             }
             Flow::Pair => (self.plan.partner(index), 1),
+            Flow::Hop => (self.plan.partner_beyond(index), 1),
             Flow::Broadcast => (Some(0), self.control.broadcast_receivers),
         };
         let connection = &mut self.connections[i];
@@ -155,6 +157,7 @@ impl Worker<'_> {
         let counter = match flow {
             Flow::Echo | Flow::Room => &mut connection.sent,
             Flow::Pair => &mut connection.pair_sent,
+            Flow::Hop => &mut connection.hop_sent,
             Flow::Broadcast => &mut self.broadcasts_sent,
         };
         let mark = Mark { flow, sender: index, target, seq: *counter, at }.encode();
@@ -187,6 +190,9 @@ impl Worker<'_> {
                 .filter(|_| mark.sender != index || plan.is_channel(mark.target)),
             Flow::Pair => (mark.target == index && plan.partner(index) == Some(mark.sender)).then_some(self.senders),
             Flow::Broadcast => (mark.sender == 0).then_some(self.senders + 1),
+            Flow::Hop => {
+                (mark.target == index && plan.partner_beyond(index) == Some(mark.sender)).then_some(self.senders + 2)
+            }
         };
         let Some(slot) = slot else {
             self.outcome.tally.misrouted += 1;
@@ -198,7 +204,7 @@ impl Worker<'_> {
             tally.notices += 1;
             return;
         }
-        let stream = i * (self.senders as usize + 2) + slot as usize;
+        let stream = i * (self.senders as usize + STREAMS_BESIDE_ROOMS) + slot as usize;
         match self.streams[stream].arrive(mark.seq) {
             Arrival::InOrder => {}
             Arrival::Late => tally.out_of_order += 1,
@@ -225,10 +231,10 @@ impl Worker<'_> {
     fn answer(&mut self, i: usize, flow: Flow, now: u64) {
         let closed = match flow {
             Flow::Echo => matches!(self.plan.echo, Some(Pace::Closed(_))),
-            Flow::Pair => matches!(self.plan.pairs, Some(Pace::Closed(_))),
+            Flow::Pair | Flow::Hop => matches!(self.plan.pairs, Some(Pace::Closed(_))),
             Flow::Room | Flow::Broadcast => false,
         };
-        if closed && self.command == Command::Run {
+        if closed && self.command.sends() {
             let mut out = std::mem::take(&mut self.out);
             self.compose(i, flow, now, &mut out);
             self.out = out;

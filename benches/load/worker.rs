@@ -20,16 +20,20 @@ const SLEEP_MAX: Duration = Duration::from_millis(20);
 /// The longest sleep while other workers may complete what a sender here waits for.
 const SLEEP_MAX_WAITING: Duration = Duration::from_micros(200);
 
+/// Streams of a connection that are not from senders in its room.
+pub(crate) const STREAMS_BESIDE_ROOMS: usize = 3;
+
 /// The state of a worker. `client.rs` has what concerns one connection, `traffic.rs` what is sent and checked.
 pub(crate) struct Worker<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) control: &'a Control,
     pub(crate) number: u32,
-    pub(crate) target: SocketAddrV4,
+    /// The servers: one, or the nodes of a cluster.
+    pub(crate) targets: &'a [SocketAddrV4],
     /// Index of the first connection of this worker.
     pub(crate) first: u32,
     pub(crate) connections: Vec<Connection>,
-    /// Per connection: one per sender of its room, one for its partner, one for broadcasts.
+    /// Per connection: one per sender of its room, one for its partner, one for broadcasts, one for its partner on another node.
     pub(crate) streams: Vec<Stream>,
     /// Senders per room: what `streams` is indexed by.
     pub(crate) senders: u32,
@@ -57,7 +61,7 @@ pub(crate) struct Worker<'a> {
 }
 
 /// Runs worker `number` until it is told to quit.
-pub(crate) fn run(plan: &Plan, control: &Control, number: u32, target: SocketAddrV4) -> io::Result<Outcome> {
+pub(crate) fn run(plan: &Plan, control: &Control, number: u32, targets: &[SocketAddrV4]) -> io::Result<Outcome> {
     sys::private_descriptors()?;
     sys::precise_timers();
     let share = plan.share(number);
@@ -67,9 +71,9 @@ pub(crate) fn run(plan: &Plan, control: &Control, number: u32, target: SocketAdd
         plan,
         control,
         number,
-        target,
+        targets,
         first: share.start,
-        streams: vec![Stream::default(); connections.len() * (senders as usize + 2)],
+        streams: vec![Stream::default(); connections.len() * (senders as usize + STREAMS_BESIDE_ROOMS)],
         connections,
         senders,
         epoll: Epoll::new()?,
@@ -109,7 +113,7 @@ impl Worker<'_> {
             if self.command != Command::Wait && self.command != Command::Cut {
                 self.connect_due();
             }
-            if self.command == Command::Run {
+            if self.command.sends() {
                 self.churn_due();
                 self.send_due();
             }
@@ -132,13 +136,15 @@ impl Worker<'_> {
                 self.connects_began = now;
                 self.outcome.connect.push(histogram());
             }
-            Command::Run => {
+            Command::Run | Command::Hop => {
                 self.churn_next = now;
                 self.begin_traffic(now);
             }
             Command::Drain => {
                 self.schedules.clear();
                 self.waiting_rooms.clear();
+            }
+            Command::Wake => {
                 for i in 0..self.connections.len() {
                     if self.plan.is_slow(self.first + i as u32) {
                         self.receive(i, true);
@@ -159,6 +165,11 @@ impl Worker<'_> {
                 }
             }
         }
+    }
+
+    /// Where a connection goes: in a cluster by turns.
+    pub(crate) fn target(&self, index: u32) -> SocketAddrV4 {
+        self.targets[index as usize % self.targets.len()]
     }
 
     fn connect_due(&mut self) {
@@ -227,7 +238,7 @@ impl Worker<'_> {
         {
             due = due.min(self.next_connect());
         }
-        if self.command == Command::Run {
+        if self.command.sends() {
             due = self.schedules.iter().map(Schedule::due).fold(due, u64::min);
             if self.plan.churners > 0 {
                 due = due.min(self.churn_next);
@@ -252,8 +263,8 @@ impl Worker<'_> {
         {
             self.ended(i, &format!("send: {error}"));
         }
-        let sleeps = self.plan.slow_every > 0
-            && matches!(self.command, Command::Run)
+        let sleeps = self.plan.slow_share > 0.0
+            && matches!(self.command, Command::Run | Command::Drain)
             && self.plan.is_slow(self.first + i as u32);
         if (ready.readable || ready.hung_up) && !sleeps {
             self.receive(i, ready.hung_up);

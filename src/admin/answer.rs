@@ -126,12 +126,14 @@ fn cluster(info: &ClusterInfo) -> Value {
             "node_id": node.name,
             "shards": node.shards,
             "client": node.advertise,
+            "weight": node.weight,
             "lease": { "epoch": node.epoch, "remaining_ms": node.lease_ms },
         })
     };
     json!({
         "lease": lease.map(|(name, epoch, ms)| json!({ "node": name, "epoch": epoch, "remaining_ms": ms })),
         "nodes": info.nodes.iter().map(node).collect::<Vec<_>>(),
+        "ring": info.ring.map(|fingerprint| format!("{fingerprint:016x}")),
     })
 }
 

@@ -130,6 +130,13 @@ impl Agent {
         &self.probe_channel
     }
 
+    /// Renews the lease now, on the shard that has it: what the node says of itself there has changed.
+    pub fn renew_lease(&mut self, clock: Clock) {
+        if let Some(lease) = &mut self.lease {
+            lease.renew_soon(clock.boot_ms);
+        }
+    }
+
     /// Gives the lease back: the node ends. Its rows die with it.
     pub fn leave(&mut self, clock: Clock) {
         let change = self.lease.as_mut().and_then(Lease::leave);

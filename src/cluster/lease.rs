@@ -276,6 +276,13 @@ impl Lease {
         }
     }
 
+    /// The next poll asks for a renewal, if one is held.
+    pub fn renew_soon(&mut self, boot_ms: u64) {
+        if let State::Held { renew_at_ms, .. } = &mut self.state {
+            *renew_at_ms = boot_ms.min(*renew_at_ms);
+        }
+    }
+
     /// Gives the lease back: the node ends.
     pub fn leave(&mut self) -> Option<Change> {
         let (state, change) = match self.state {

@@ -47,10 +47,6 @@
 //! subscription. See `shard::cluster`. The reactor polls the [wires](crate::bus) and passes [`wire`]'s values between the two.
 //!
 //! What a channel brings is told apart by its first byte: a [parcel], an [inquiry], or the JSON of a service.
-//!
-//! # What is not here yet
-//!
-//! **Routing `hash`**: [`Nodes::ring`](nodes::Nodes::ring) when it changes; `GET /route`; pacing of who is told to move.
 
 pub mod agent;
 pub mod delivery;

@@ -2,7 +2,8 @@
 //!
 //! The [ring](Ring) says on which node a user belongs. Who comes to the wrong node is told at once; when the ring changes, those who are here
 //! are looked at in turn, and told if they must move. So that a node that restarts does not send its users back and forth, the ring must be
-//! at rest for a while first; so that they do not all come at once, they are told over a while, and each is given a time of its own.
+//! at rest for a while first; so that they do not all come at once, they are told over a while (`drain.spread`, as when a node drains), no
+//! more than [`TOLD_PER_S_MAX`] in a second, and each is given a time of its own.
 //!
 //! Nobody is told twice within [`TOLD_FOR_MS`], and nobody who comes with the mark of one who was told: where a client does not follow, or two
 //! nodes disagree, it is served where it is, and its messages are forwarded.
@@ -17,8 +18,6 @@ use crate::limits::MOVING_TOLD_MAX;
 
 /// How long the ring must be at rest before those who are here are looked at.
 pub const REST_MS: u64 = 5_000;
-/// Over how long all who are here are looked at.
-pub const SPREAD_MS: u64 = 10_000;
 /// How many are told within a second, at the most.
 pub const TOLD_PER_S_MAX: u64 = 1_000;
 /// How long it is remembered that somebody was told.
@@ -83,14 +82,21 @@ impl Moving {
     /// The members of the ring, `me` among them if this node is one.
     pub fn set_members<'a>(&mut self, me: &str, members: impl IntoIterator<Item = Member<'a>>, now_ms: u64) {
         let members: Vec<Member<'a>> = members.into_iter().collect();
-        let advertised = members.iter().filter_map(|m| Some((m.node.into(), m.advertise?.into())));
-        self.advertised = advertised.collect();
         let ring = Ring::new(members.iter().map(|m| (m.node, m.weight)));
-        if ring != self.ring || *me != *self.me {
-            (self.ring, self.me) = (ring, me.into());
+        let advertised = members.iter().filter_map(|m| Some((m.node.into(), m.advertise?.into()))).collect();
+        // A node that says later where it is to be found can have its users then.
+        if ring != self.ring || advertised != self.advertised || *me != *self.me {
+            (self.ring, self.advertised, self.me) = (ring, advertised, me.into());
             // Not all nodes have seen it, nor begin, at the same time.
             let from_ms = now_ms + REST_MS + self.random.u64(..=REST_MS / 5);
             self.sweep = Some(Sweep { from_ms, next: 0, told: 0 });
+        }
+    }
+
+    /// The ring cannot be relied on now: nobody who is here is told to go before it has been at rest again.
+    pub fn hold(&mut self, now_ms: u64) {
+        if let Some(sweep) = &mut self.sweep {
+            *sweep = Sweep { from_ms: now_ms + REST_MS, next: 0, told: 0 };
         }
     }
 
@@ -110,16 +116,16 @@ impl Moving {
         if marked { None } else { self.look_at(user, now_ms) }
     }
 
-    /// The next of the `len` places at which the shard has its users: look at who is there, with [`Moving::look_at`], and ask again.
-    /// `None`: there is nobody to be looked at now.
-    pub fn next_place(&mut self, len: usize, now_ms: u64) -> Option<usize> {
+    /// The next of the `len` places at which the shard has its users, all of which are looked at within `spread_ms`: look at who is there,
+    /// with [`Moving::look_at`], and ask again. `None`: there is nobody to be looked at now.
+    pub fn next_place(&mut self, len: usize, spread_ms: u64, now_ms: u64) -> Option<usize> {
         let sweep = self.sweep.as_mut()?;
         let elapsed_ms = now_ms.checked_sub(sweep.from_ms)?;
         if sweep.next >= len {
             self.sweep = None;
             return None;
         }
-        let due = (len as u64).saturating_mul(elapsed_ms + 1).div_ceil(SPREAD_MS);
+        let due = (len as u64).saturating_mul(elapsed_ms + 1).div_ceil(spread_ms.max(1));
         let tells = TOLD_PER_S_MAX * (elapsed_ms + 1).div_ceil(1_000);
         if sweep.next as u64 >= due || sweep.told >= tells {
             return None;
@@ -128,12 +134,17 @@ impl Moving {
         Some(sweep.next - 1)
     }
 
-    /// Whether a user who is here is to be told to go, and what.
-    pub fn look_at(&mut self, user: &str, now_ms: u64) -> Option<Tell> {
+    /// Where a user is to connect who cannot stay here, with the mark of one who was told; `None`: here, or where is not known.
+    pub fn elsewhere(&self, user: &str) -> Option<String> {
         let node = self.ring.owner(user).filter(|node| **node != *self.me)?;
         let url = self.advertised.get(node)?;
         let mark = if url.contains('?') { "&moved=1" } else { "?moved=1" };
-        let url = format!("{url}{mark}");
+        Some(format!("{url}{mark}"))
+    }
+
+    /// Whether a user who is here is to be told to go, and what.
+    pub fn look_at(&mut self, user: &str, now_ms: u64) -> Option<Tell> {
+        let url = self.elsewhere(user)?;
         self.forget_told(now_ms);
         let key = self.told.hasher().hash_one(user);
         // Where too many were told to remember one more, this one stays.
@@ -161,6 +172,8 @@ impl Moving {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    const SPREAD_MS: u64 = 10_000;
 
     fn moving(me: &str, nodes: &[&str]) -> Moving {
         let mut moving = Moving::new(1, RandomState::with_seeds(1, 2, 3, 4));
@@ -213,7 +226,7 @@ mod tests {
         let mut last_second = VecDeque::new();
         let start_ms = 1_000 + REST_MS;
         for now_ms in (0..start_ms + 2 * SPREAD_MS).step_by(100) {
-            while let Some(place) = moving.next_place(users.len(), now_ms) {
+            while let Some(place) = moving.next_place(users.len(), SPREAD_MS, now_ms) {
                 assert!(now_ms >= start_ms, "the ring is at rest");
                 looked_at += 1;
                 if moving.look_at(&users[place], now_ms).is_some() {
@@ -227,7 +240,7 @@ mod tests {
             assert!(last_second.len() <= 400, "{} within a second", last_second.len());
         }
         assert_eq!((told, looked_at), (expected, users.len()));
-        assert_eq!(moving.next_place(users.len(), u64::MAX / 2), None, "once");
+        assert_eq!(moving.next_place(users.len(), SPREAD_MS, u64::MAX / 2), None, "once");
     }
 
     #[test]
@@ -235,7 +248,24 @@ mod tests {
         let mut moving = moving("a", &["a", "b"]);
         set(&mut moving, "a", &["a"], 20_000);
         set(&mut moving, "a", &["a", "b"], 20_000 + REST_MS - 1);
-        assert_eq!(moving.next_place(100, 20_000 + REST_MS), None, "the ring as it was for a moment moves nobody");
+        assert_eq!(
+            moving.next_place(100, SPREAD_MS, 20_000 + REST_MS),
+            None,
+            "the ring as it was for a moment moves nobody"
+        );
+    }
+
+    #[test]
+    fn while_the_ring_cannot_be_relied_on_nobody_goes_and_what_was_put_off_does_not_come_at_once() {
+        let mut moving = moving("a", &["a", "b"]);
+        for now_ms in (0..60_000).step_by(100) {
+            moving.hold(now_ms);
+            assert_eq!(moving.next_place(5_000, SPREAD_MS, now_ms), None);
+        }
+        let start_ms = 59_900 + REST_MS;
+        assert_eq!(moving.next_place(5_000, SPREAD_MS, start_ms - 1), None);
+        let first = std::iter::from_fn(|| moving.next_place(5_000, SPREAD_MS, start_ms)).count();
+        assert_eq!(first, 1, "a ten-thousandth of the time, as many of the users");
     }
 
     #[test]
@@ -243,7 +273,7 @@ mod tests {
         let mut moving = moving("nobody", &["a"]);
         let (mut told, start_ms) = (0, REST_MS + REST_MS / 5);
         for second in 0..200 {
-            while let Some(place) = moving.next_place(1_000_000, start_ms + second * 1_000) {
+            while let Some(place) = moving.next_place(1_000_000, SPREAD_MS, start_ms + second * 1_000) {
                 told += u64::from(moving.look_at(&format!("u{place}"), start_ms + second * 1_000).is_some());
             }
             assert!(told <= TOLD_PER_S_MAX * (second + 3), "{told} in second {second}");

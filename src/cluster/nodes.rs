@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::hash::{mix, stable};
-use super::ring::{Ring, WEIGHT_NORMAL};
+use crate::limits::RING_WEIGHT_NORMAL;
 
 /// What a node says of itself in its lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl About {
 
 impl Default for About {
     fn default() -> Self {
-        About { shards: 1, weight: WEIGHT_NORMAL, advertise: None }
+        About { shards: 1, weight: RING_WEIGHT_NORMAL, advertise: None }
     }
 }
 
@@ -81,7 +81,7 @@ struct Node {
 
 impl Nodes {
     /// Takes a whole poll that was sent at `sent_boot_ms`. Returns who came and who went; what else has changed (weights, URLs) shows in
-    /// [`Nodes::ring`].
+    /// [`Nodes::members`].
     pub fn polled(&mut self, leases: impl IntoIterator<Item = Polled>, sent_boot_ms: u64) -> Vec<Change> {
         let before = std::mem::take(&mut self.nodes);
         self.dead.clear();
@@ -122,6 +122,13 @@ impl Nodes {
         self.nodes.iter().filter(move |(_, n)| boot_ms < n.until_ms).map(|(name, n)| (name, n.epoch))
     }
 
+    /// The nodes that were there at the last poll, by name, and what they say of themselves: what the ring is made of. One whose lease has
+    /// run out since leaves with the next poll, so that all shards of all nodes change their rings by what Redis says and not by their own
+    /// clocks.
+    pub fn members(&self) -> impl Iterator<Item = (&Rc<str>, &About)> {
+        self.nodes.iter().map(|(name, n)| (name, &n.about))
+    }
+
     /// Number of nodes that were there at the last poll.
     pub fn len(&self) -> usize {
         self.nodes.len()
@@ -130,12 +137,6 @@ impl Nodes {
     /// Whether there were none.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
-    }
-
-    /// The ring of the nodes at the last poll. A lease that has run out since leaves it with the next poll, so that all shards of all
-    /// nodes change their rings by what Redis says and not by their own clocks.
-    pub fn ring(&self) -> Ring {
-        Ring::new(self.nodes.iter().map(|(name, n)| (name, n.about.weight)))
     }
 
     /// The dead nodes and epochs whose rows `me` is to clean up, and how many shards they had. Every node finds the same one for each, so that two seldom do the same
@@ -185,7 +186,7 @@ mod tests {
         assert_eq!(nodes.polled([lease("a", 1, 100), lease("b", 1, 50)], 50), []);
         let changes = nodes.polled([lease("a", 2, 100), lease("b", 1, 0)], 100);
         assert_eq!(changes, [Change::Joined("a".into()), Change::Left("b".into())]);
-        assert_eq!(nodes.ring().members().collect::<Vec<_>>(), [("a", WEIGHT_NORMAL)]);
+        assert_eq!(nodes.members().collect::<Vec<_>>(), [(&Rc::from("a"), &About::default())]);
         assert_eq!(nodes.live(100).count(), 1);
     }
 

@@ -8,13 +8,10 @@
 use std::cmp::Ordering;
 
 use super::hash::{mix, stable};
+use crate::limits::{RING_WEIGHT_MAX, RING_WEIGHT_NORMAL};
 
-/// Points of a node of [`WEIGHT_NORMAL`].
+/// Points of a node of [`RING_WEIGHT_NORMAL`]; a node of twice the weight has twice as many, and gets twice the users.
 pub const POINTS: u32 = 160;
-/// The weight of a node that is like the others; a node of twice the weight gets twice the users.
-pub const WEIGHT_NORMAL: u32 = 100;
-/// The greatest weight; what is above counts as this.
-pub const WEIGHT_MAX: u32 = 1000;
 /// Places at which a key is tried.
 pub const PROBES: u64 = 5;
 
@@ -47,7 +44,8 @@ struct Point {
 impl Ring {
     /// A ring of these members and their weights. A member of weight 0 owns nothing; of an id that is named twice the greater weight counts.
     pub fn new<S: AsRef<str>>(members: impl IntoIterator<Item = (S, u32)>) -> Self {
-        let named = members.into_iter().map(|(id, w)| Member { id: id.as_ref().into(), weight: w.min(WEIGHT_MAX) });
+        let named =
+            members.into_iter().map(|(id, w)| Member { id: id.as_ref().into(), weight: w.min(RING_WEIGHT_MAX) });
         let mut members: Vec<Member> = named.filter(|m| m.weight > 0).collect();
         members.sort_by(|a, b| a.id.cmp(&b.id).then(b.weight.cmp(&a.weight)));
         members.dedup_by(|later, kept| later.id == kept.id);
@@ -111,7 +109,7 @@ impl Candidate {
 }
 
 fn points_of(weight: u32) -> u32 {
-    (POINTS * weight / WEIGHT_NORMAL).max(1)
+    (POINTS * weight / RING_WEIGHT_NORMAL).max(1)
 }
 
 #[cfg(test)]
@@ -121,7 +119,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn ring(nodes: usize) -> Ring {
-        Ring::new((0..nodes).map(|n| (format!("node-{n}"), WEIGHT_NORMAL)))
+        Ring::new((0..nodes).map(|n| (format!("node-{n}"), RING_WEIGHT_NORMAL)))
     }
 
     fn users(count: usize) -> impl Iterator<Item = String> {

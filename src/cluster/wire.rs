@@ -44,6 +44,8 @@ pub enum Outgoing {
         /// Whose.
         users: Vec<Rc<str>>,
     },
+    /// Say in the lease, from its next renewal on, that this node takes nobody any more: its weight is 0.
+    Retire,
     /// All rows of a dead node and epoch are deleted: forget its lease.
     Bury {
         /// The node.

@@ -234,6 +234,7 @@ mod tests {
             user_agent: Some("test".into()),
             protocol_named: true,
             batch: false,
+            moved: false,
             deflate: None,
             inflate_window: Vec::new(),
             claims,

@@ -360,6 +360,8 @@ pub struct ClusterInfo {
     pub lease: Option<(Box<str>, u64, u64)>,
     /// The nodes with living leases, this one included.
     pub nodes: Vec<NodeInfo>,
+    /// In routing `hash`, a number that stands for the ring: nodes that show the same agree on where users belong.
+    pub ring: Option<u64>,
 }
 
 /// A node of the cluster.
@@ -373,6 +375,8 @@ pub struct NodeInfo {
     pub lease_ms: u64,
     /// Its shards.
     pub shards: u16,
+    /// Its weight on the ring.
+    pub weight: u32,
     /// Where clients reach it, where it says so.
     pub advertise: Option<Box<str>>,
 }

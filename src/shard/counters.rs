@@ -166,6 +166,10 @@ counters! {
     bus_malformed,
     /// Messages of the bus given up because a shard of this node takes no more.
     bus_shed,
+    /// Connections told to go to the node that their user belongs on.
+    told_to_move,
+    /// Requests to /route that were answered with a node.
+    routes_answered,
     /// Panics caught while one connection was handled.
     panics,
 }

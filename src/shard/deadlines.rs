@@ -33,6 +33,9 @@ impl Shard {
 
     /// A row's deadline has come.
     fn due(&mut self, slot: u32, now: Now) {
+        if self.expire_question(slot, now) {
+            return;
+        }
         match self.connections.row(slot).state {
             State::Vacant => {}
             State::Connecting => self.opening_timed_out(slot, now),
@@ -88,6 +91,9 @@ impl Shard {
         if self.drain_due(slot, now) {
             return Some(CloseReason::Draining);
         }
+        if row.moves_at_ds().is_some_and(|at| at <= now_ds) {
+            return Some(CloseReason::Moved);
+        }
         if row.is_behind() && after(row.throttled_ds, config.outbox.grace_ms) <= now_ds {
             return Some(CloseReason::SlowConsumer);
         }
@@ -118,6 +124,7 @@ impl Shard {
         if let Some(drained_ds) = self.drain_deadline(slot) {
             at = at.min(drained_ds);
         }
+        at = at.min(row.moves_at_ds().unwrap_or(NEVER));
         if row.is_behind() {
             at = at.min(after(row.throttled_ds, config.outbox.grace_ms));
         }

@@ -50,6 +50,7 @@ impl Shard {
                 State::Vacant | State::Connecting | State::Moving | State::Closing => {}
             }
         }
+        self.retire(now);
         self.advance_drain(now);
         self.drain_progress();
     }
@@ -131,7 +132,10 @@ impl Shard {
         }
         let now_ds = self.connections.ds(now);
         let left_ds = self.drain_deadline(slot).map_or(0, |at| at.saturating_sub(now_ds));
-        self.say(slot, 96, |out| reply::reconnect(out, u64::from(left_ds) * 100, None, "draining"), now);
+        let url = self.place_elsewhere(slot);
+        let capacity = 96 + url.as_ref().map_or(0, String::len);
+        let after_ms = u64::from(left_ds) * 100;
+        self.say(slot, capacity, |out| reply::reconnect(out, after_ms, url.as_deref(), "draining"), now);
     }
 
     /// A connection has gone: the last one ends the drain.

@@ -3,12 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use crate::config::AuthMode;
 use crate::error::{CloseReason, RefusalReason};
 use crate::ids::ConnectionId;
 use crate::limits::{HTTP_HEAD_BYTES_MAX, LINGER_TIMEOUT_MS, USER_AGENT_BYTES_MAX, USER_AGENTS_MAX};
 use crate::protocol::envelope::Envelope;
+use crate::protocol::hook::Greeting;
 use crate::shard::Shard;
+use crate::shard::cluster::route;
 use crate::shard::connections::NEVER;
 use crate::shard::drain::{self, Drain};
 use crate::shard::ip_table::RetryAfter;
@@ -28,6 +32,8 @@ enum Outcome {
     Upgraded { upgrade: Upgrade, row: Upgraded, identity: Identity },
     /// `/echo`.
     Echo { upgrade: Upgrade },
+    /// `/route`: the whole response.
+    Answer(Bytes),
     /// The home of the address was asked; go on when it has answered.
     Wait,
 }
@@ -36,6 +42,8 @@ enum Outcome {
 struct Upgraded {
     user_agent: Option<Rc<str>>,
     batch: bool,
+    greeting: Option<Box<Greeting>>,
+    moved: bool,
 }
 
 impl Shard {
@@ -180,8 +188,19 @@ impl Shard {
                 let stored = self.connections.row_mut(slot);
                 stored.user_agent = row.user_agent;
                 stored.batch = row.batch;
+                stored.moved = row.moved;
+                if row.greeting.is_some() {
+                    stored.extra().greeting = row.greeting;
+                    self.connections.reweigh(slot);
+                }
                 self.connections.set_state(slot, State::Authenticating);
                 self.identify(slot, identity, now);
+            }
+            Ok(Outcome::Answer(response)) => {
+                self.connections.counters.routes_answered += 1;
+                self.connections.push_response(slot, response);
+                self.linger(slot, CloseReason::Answered, now);
+                return Some(bytes.len());
             }
             Err(refusal) => {
                 self.refuse(slot, &refusal, now);
@@ -222,13 +241,17 @@ impl Shard {
     /// Whether this request may become a WebSocket.
     fn examine(&mut self, slot: u32, head: &RequestHead<'_>, now: Now) -> Result<Outcome, Refusal> {
         let echo = self.settings.config.echo.enabled && head.path == "/echo";
-        if head.path != "/ws" && !echo {
-            return Err(Refusal::new(
-                RefusalReason::NotFound,
-                "there is nothing here; WebSocket clients connect to /ws",
-            ));
-        }
-        let upgrade = upgrade(head, &self.settings.config.deflate)?;
+        let upgrade = match head.path {
+            route::PATH => {
+                self.check_route(head)?;
+                None
+            }
+            path if path == "/ws" || echo => Some(upgrade(head, &self.settings.config.deflate)?),
+            _ => {
+                let text = "there is nothing here; WebSocket clients connect to /ws";
+                return Err(Refusal::new(RefusalReason::NotFound, text));
+            }
+        };
         self.check_origin(head)?;
         if !matches!(self.drain, Drain::Off) {
             return Err(drain::refusal());
@@ -248,7 +271,12 @@ impl Shard {
             AddressVerdict::Unasked => {
                 let ip = self.client_address(self.connections.row(slot).ip, head);
                 self.connections.row_mut(slot).ip = ip;
-                self.ask_for_address(slot, ip, now)
+                // A balancer that asks on its own behalf asks for every client.
+                if upgrade.is_none() && self.is_trusted_proxy(ip) {
+                    AddressVerdict::Admitted
+                } else {
+                    self.ask_for_address(slot, ip, now)
+                }
             }
             known => known,
         };
@@ -259,6 +287,7 @@ impl Shard {
             AddressVerdict::Asked | AddressVerdict::Unasked => return Ok(Outcome::Wait),
             AddressVerdict::Admitted => {}
         }
+        let Some(upgrade) = upgrade else { return self.answer_route(head).map(Outcome::Answer) };
         if echo {
             return Ok(Outcome::Echo { upgrade });
         }
@@ -269,9 +298,11 @@ impl Shard {
                 None => head.query_param("token").map_or(Identity::Later, |t| Identity::Token(t.into_owned())),
             },
         };
-        let batch = head.query_param("batch").is_some_and(|v| v == "1");
+        let is_set = |name| head.query_param(name).is_some_and(|v| v == "1");
+        let (batch, moved) = (is_set("batch"), is_set("moved"));
         let user_agent = head.user_agent().and_then(|text| self.intern_user_agent(text));
-        Ok(Outcome::Upgraded { upgrade, row: Upgraded { user_agent, batch }, identity })
+        let greeting = self.greeting(head);
+        Ok(Outcome::Upgraded { upgrade, row: Upgraded { user_agent, batch, moved, greeting }, identity })
     }
 
     /// Queues the 101 and makes the row a WebSocket's.

@@ -70,6 +70,16 @@ impl Users {
         &self.entries[index as usize]
     }
 
+    /// Places of users, empty ones included.
+    pub(super) fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The user at a place below [`places`](Users::places), if there is one.
+    pub(super) fn at(&self, place: usize) -> Option<&User> {
+        self.entries.get(place).filter(|user| !user.connections.is_empty())
+    }
+
     /// Number of users.
     pub(super) fn len(&self) -> usize {
         self.by_name.len()

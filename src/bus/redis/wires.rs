@@ -164,6 +164,7 @@ impl Wires {
             Outgoing::PollLeases { asked_ms } => self.poll_leases(asked_ms, now_ms),
             Outgoing::Sample { grave } => self.sample(grave, now_ms),
             Outgoing::Remove { grave, users } => self.remove(&grave, &users, now_ms),
+            Outgoing::Retire => self.plan.about.weight = 0,
             Outgoing::Bury { node, epoch } => {
                 let call = self.scripts.lease_reap(&node, epoch);
                 self.send(Token::Other, &call, now_ms);

@@ -8,6 +8,8 @@
 //! | [`unicast`] | messages for users on other nodes |
 //! | [`arriving`] | what was published to this node |
 //! | [`asking`] | questions to other nodes, and their answers |
+//! | [`moving`] | users who belong on another node, by the ring |
+//! | [`route`] | `GET /route`: where a user belongs |
 //! | [`presence`] | who came and went in the whole cluster; cleaning up after dead nodes |
 //!
 //! Without a cluster there is none of this, and nobody asks for it but for one branch here and there.
@@ -20,6 +22,7 @@ use crate::cluster::agent::{Action as AgentAction, Agent, Clock, Event as AgentE
 use crate::cluster::exchange::Counters;
 use crate::cluster::lease::Lease;
 use crate::cluster::link::State as LinkState;
+use crate::cluster::moving::Moving;
 use crate::cluster::nodes::Nodes;
 use crate::cluster::parcel::Origin;
 use crate::cluster::registry::wants::Pace;
@@ -37,8 +40,10 @@ use crate::time::Now;
 
 mod arriving;
 mod asking;
+mod moving;
 mod presence;
 mod publishing;
+pub(super) mod route;
 mod unicast;
 mod waiting;
 
@@ -63,6 +68,8 @@ pub(super) struct Cluster {
     unicasts: unicast::Unicasts,
     asking: asking::Asking,
     presence: presence::Presence,
+    /// Where users belong, in routing `hash`.
+    moving: Option<Moving>,
     /// When the leases were asked for last (boottime).
     polled_boot_ms: Option<u64>,
     leaving: Leaving,
@@ -119,6 +126,7 @@ impl Cluster {
             unicasts,
             asking: asking::Asking::new(hasher),
             presence: presence::Presence::new(has_lease, hasher),
+            moving: (routing == Routing::Hash).then(|| Moving::new(random.u64(..), hasher.clone())),
             polled_boot_ms: None,
             leaving: Leaving::Not,
         }))
@@ -197,10 +205,12 @@ impl Shard {
                 epoch,
                 lease_ms: cluster.nodes.lives_ms(name, now.boot_ms),
                 shards: about.map_or(0, |about| about.shards),
+                weight: about.map_or(0, |about| about.weight),
                 advertise: about.and_then(|about| about.advertise.as_deref()).map(Box::from),
             }
         };
-        Some(ClusterInfo { lease, nodes: cluster.nodes.live(now.boot_ms).map(node).collect() })
+        let ring = cluster.moving.as_ref().map(|moving| moving.ring().fingerprint());
+        Some(ClusterInfo { lease, nodes: cluster.nodes.live(now.boot_ms).map(node).collect(), ring })
     }
 
     /// Something came from the bus.
@@ -219,6 +229,7 @@ impl Shard {
                 if let Some(cluster) = &mut self.cluster {
                     cluster.nodes.polled(leases, asked_ms);
                 }
+                self.ring_read(now);
             }
             Incoming::Sampled { grave, users } => self.grave_sampled(&grave, users),
             Incoming::Removed { node, user, others } => self.dead_row_removed(&node, &user, others.as_ref(), now),
@@ -235,6 +246,7 @@ impl Shard {
         self.poll_leases(now);
         self.reap(now);
         self.tick_unicasts(now);
+        self.move_users(now);
     }
 
     /// Does what the agent, and the exchange of unicasts, have decided. Called when everything of one event is done.

@@ -1,5 +1,6 @@
 //! Whole shards of several nodes around a modelled bus.
 
+mod moving;
 mod world;
 
 use serde_json::{Value, json};

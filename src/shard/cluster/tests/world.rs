@@ -58,6 +58,8 @@ pub(super) struct World {
     pub(super) up: bool,
     /// What is asked of it is kept and not answered.
     pub(super) hangs: bool,
+    /// Nodes that take nobody any more.
+    retired: BTreeSet<usize>,
     kept: VecDeque<(usize, Outgoing)>,
     shards: u16,
 }
@@ -92,7 +94,7 @@ impl World {
             }
         }
         let (redis, kept) = (Redis::default(), VecDeque::new());
-        World { redis, hosts, settings, now, up: true, hangs: false, kept, shards }
+        World { redis, hosts, settings, now, up: true, hangs: false, retired: BTreeSet::new(), kept, shards }
     }
 
     /// As [`World::new`], with everybody in the cluster.
@@ -112,6 +114,11 @@ impl World {
     }
 
     pub(super) fn connect_with(&mut self, node: usize, user: &str, rooms: &[&str]) -> Client {
+        self.connect_from(node, user, rooms, false)
+    }
+
+    /// `moved`: another node has sent it here.
+    pub(super) fn connect_from(&mut self, node: usize, user: &str, rooms: &[&str], moved: bool) -> Client {
         let shard = self.settings[node].homes.user(user);
         let host = node * usize::from(self.shards) + shard.index();
         let slot = self.hosts[host].next_slot;
@@ -123,6 +130,7 @@ impl World {
             user_agent: None,
             protocol_named: false,
             batch: false,
+            moved,
             deflate: None,
             inflate_window: Vec::new(),
             claims: Claims { user: user.into(), expires_unix_s: None, permissions: None, rooms },
@@ -329,7 +337,12 @@ impl World {
             }
             Outgoing::PollLeases { asked_ms } => {
                 let polled = |node: &String, epoch, remaining_ms| {
-                    let about = About { shards: self.shards, ..About::default() };
+                    let number: usize = node.trim_start_matches("node-").parse().unwrap_or_default();
+                    let about = About {
+                        shards: self.shards,
+                        weight: if self.retired.contains(&number) { 0 } else { 100 },
+                        advertise: Some(url(number).into()),
+                    };
                     Polled { node: node.as_str().into(), epoch, remaining_ms, about }
                 };
                 let living = self.redis.leases.iter().map(|(node, (epoch, until_ms, _))| {
@@ -338,6 +351,10 @@ impl World {
                 let leases =
                     living.chain(self.redis.graves.iter().map(|(node, epoch)| polled(node, *epoch, -1))).collect();
                 Incoming::Leases { leases, asked_ms }
+            }
+            Outgoing::Retire => {
+                self.retired.insert(self.hosts[host].node);
+                return;
             }
             Outgoing::Sample { grave } => {
                 let index = self.redis.indices.get(&(grave.node.to_string(), grave.epoch, grave.shard.0));
@@ -489,10 +506,16 @@ impl World {
     }
 }
 
+/// Where clients reach a node.
+pub(super) fn url(node: usize) -> String {
+    format!("ws://node-{node}.example/ws")
+}
+
 fn settings(routing: Routing, node: usize, shards: u16) -> Settings {
     let mut config = Config::default();
     config.auth.mode = AuthMode::None;
     config.cluster.routing = routing;
+    config.cluster.advertise = Some(url(node));
     let homes = Homes::new(shards, 77 + node as u64);
     let mut settings = Settings::new(config, None, format!("node-{node}"), 1_000 + node as u32, homes).unwrap();
     let all = ["send:*", "join:*", "subscribe:*", "publish:*", "presence:*", "broadcast"];
