@@ -14,7 +14,7 @@ use std::rc::Rc;
 use ahash::RandomState;
 
 use super::ring::Ring;
-use crate::limits::MOVING_TOLD_MAX;
+use crate::limits::{MOVING_TOLD_MAX, RING_WEIGHT_MAX};
 
 /// How long the ring must be at rest before those who are here are looked at.
 pub const REST_MS: u64 = 5_000;
@@ -81,12 +81,16 @@ impl Moving {
 
     /// The members of the ring, `me` among them if this node is one.
     pub fn set_members<'a>(&mut self, me: &str, members: impl IntoIterator<Item = Member<'a>>, now_ms: u64) {
-        let members: Vec<Member<'a>> = members.into_iter().collect();
-        let ring = Ring::new(members.iter().map(|m| (m.node, m.weight)));
-        let advertised = members.iter().filter_map(|m| Some((m.node.into(), m.advertise?.into()))).collect();
+        let mut members: Vec<Member<'a>> = members.into_iter().collect();
+        members.sort_unstable_by_key(|m| m.node);
+        // This is asked with every poll, and nearly always nothing has changed.
+        let listed = members.iter().filter(|m| m.weight > 0).map(|m| (m.node, m.weight.min(RING_WEIGHT_MAX)));
+        let known = |m: &Member<'_>| self.advertised.get(m.node).map(|url| &**url) == m.advertise;
         // A node that says later where it is to be found can have its users then.
-        if ring != self.ring || advertised != self.advertised || *me != *self.me {
-            (self.ring, self.advertised, self.me) = (ring, advertised, me.into());
+        if *me != *self.me || !listed.eq(self.ring.members()) || !members.iter().all(known) {
+            self.ring = Ring::new(members.iter().map(|m| (m.node, m.weight)));
+            self.advertised = members.iter().filter_map(|m| Some((m.node.into(), m.advertise?.into()))).collect();
+            self.me = me.into();
             // Not all nodes have seen it, nor begin, at the same time.
             let from_ms = now_ms + REST_MS + self.random.u64(..=REST_MS / 5);
             self.sweep = Some(Sweep { from_ms, next: 0, told: 0 });
@@ -244,11 +248,30 @@ mod tests {
     }
 
     #[test]
+    fn a_poll_that_says_the_same_changes_nothing() {
+        let mut moving = moving("a", &["a", "b"]);
+        for now_ms in (0..REST_MS + REST_MS / 5).step_by(100) {
+            set(&mut moving, "a", &["b", "a"], now_ms);
+        }
+        assert_eq!(moving.next_place(100, SPREAD_MS, REST_MS + REST_MS / 5), Some(0));
+        let heavy = |node| Member { node, weight: 5 * RING_WEIGHT_MAX, advertise: Some("ws://x/ws") };
+        moving.set_members("a", [heavy("a"), heavy("b")], 10_000);
+        for now_ms in (10_000..10_000 + 2 * REST_MS).step_by(1_000) {
+            moving.set_members("a", [heavy("a"), heavy("b")], now_ms);
+        }
+        assert_eq!(moving.next_place(100, SPREAD_MS, 10_000 + 2 * REST_MS), Some(0), "whatever weight it says");
+    }
+
+    #[test]
     fn a_node_that_restarts_keeps_its_users() {
         let mut moving = moving("a", &["a", "b"]);
         set(&mut moving, "a", &["a"], 20_000);
         set(&mut moving, "a", &["a", "b"], 20_000 + REST_MS - 1);
-        assert_eq!(moving.next_place(100, SPREAD_MS, 20_000 + REST_MS), None, "the ring as it was for a moment moves nobody");
+        assert_eq!(
+            moving.next_place(100, SPREAD_MS, 20_000 + REST_MS),
+            None,
+            "the ring as it was for a moment moves nobody"
+        );
     }
 
     #[test]

@@ -44,7 +44,8 @@ struct Point {
 impl Ring {
     /// A ring of these members and their weights. A member of weight 0 owns nothing; of an id that is named twice the greater weight counts.
     pub fn new<S: AsRef<str>>(members: impl IntoIterator<Item = (S, u32)>) -> Self {
-        let named = members.into_iter().map(|(id, w)| Member { id: id.as_ref().into(), weight: w.min(RING_WEIGHT_MAX) });
+        let named =
+            members.into_iter().map(|(id, w)| Member { id: id.as_ref().into(), weight: w.min(RING_WEIGHT_MAX) });
         let mut members: Vec<Member> = named.filter(|m| m.weight > 0).collect();
         members.sort_by(|a, b| a.id.cmp(&b.id).then(b.weight.cmp(&a.weight)));
         members.dedup_by(|later, kept| later.id == kept.id);

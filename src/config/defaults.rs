@@ -120,7 +120,13 @@ impl Default for Deflate {
 
 impl Default for Cluster {
     fn default() -> Self {
-        Cluster { routing: Routing::Local, bus: Bus::Redis, advertise: None, weight: RING_WEIGHT_NORMAL, ready_needs_bus: false }
+        Cluster {
+            routing: Routing::Local,
+            bus: Bus::Redis,
+            advertise: None,
+            weight: RING_WEIGHT_NORMAL,
+            ready_needs_bus: false,
+        }
     }
 }
 

@@ -65,7 +65,9 @@ fn response(node: &str, url: Option<&str>, asked_by_page: bool) -> Bytes {
     }
     let body = body.to_string();
     let mut out = String::with_capacity(256 + body.len());
-    out.push_str("HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n");
+    out.push_str(
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n",
+    );
     // The name comes from another node.
     if node.bytes().all(|b| b.is_ascii_graphic()) {
         let _ = write!(out, "X-Ringgate-Node: {node}\r\n");
