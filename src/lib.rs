@@ -35,7 +35,7 @@
 //! | [`cli`], [`config`], [`log`] | arguments, configuration, log lines |
 //! | [`node`] | builds shards, mesh and signals; start, reload, drain, end |
 //! | [`io`] | **the only user of clients' sockets, and of unsafe code**: reactor, pollers (io_uring, epoll), listener, descriptor tables |
-//! | [`admin`] | the admin listener: health, metrics, server API, page, webhooks; tasks of the first shard's runtime beside its reactor |
+//! | [`admin`] | the admin listener: health, metrics, server API, page, webhooks, and questions to services; tasks of the first shard's runtime beside its reactor |
 //! | [`operator`] | `ringgate top` and `ringgate trace`: the server API from a terminal |
 //! | [`mesh`] | between shards: queues, doorbells, and the hand-over of sockets |
 //! | [`shard`] | the state machine: [events](shard::event::Event) in, [actions](shard::event::Action) out |

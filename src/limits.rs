@@ -18,6 +18,7 @@
 //! | messages to other nodes | [`EXCHANGE_MESSAGES_MAX`], [`EXCHANGE_BYTES_MAX`] per shard until they are answered; [`EXCHANGE_PER_DESTINATION_MAX`], [`EXCHANGE_WAITING_PER_USER_MAX`] | `unavailable` | `exchange_unavailable` |
 //! | what is remembered of other nodes | [`ROUTES_MAX`], [`EXCHANGE_ORIGINS_MAX`], [`EXCHANGE_MOVED_PER_ORIGIN_MAX`], [`EXCHANGE_REMEMBERED_MAX`], [`EXCHANGE_STRANGERS_MAX`], [`MOVING_TOLD_MAX`] per shard | the oldest is forgotten: a look-up more | |
 //! | user agents | [`USER_AGENTS_MAX`] distinct ones per shard, of [`USER_AGENT_BYTES_MAX`] | new ones are not kept | |
+//! | questions to services (`[hooks]`) | one per connection, which is not read from meanwhile; `hooks.in_flight`, [`QUESTIONS_BYTES_MAX`] | as `hooks.connect_failure`, `hooks.message_failure` say | `asking`, `hook_questions` by result |
 //! | envelopes between shards | credit: [`MESH_CREDIT_ENVELOPES`], [`MESH_CREDIT_BYTES`] | the sender is not read from | `credit_waits` |
 //! | **all of what a shard holds for its connections** | `outbox.shard_budget` | the ladder of [`pressure`](crate::shard::pressure) | `held_bytes`, `pressure` |
 //!
@@ -141,6 +142,12 @@ pub const BUS_PUBLISHED_MAX: usize = 16_384;
 pub const BUS_PUBLISHED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Envelopes from the bus that wait for another shard; over it they are given up.
 pub const BUS_ENVELOPES_MAX: usize = 16_384;
+/// Bytes of questions to services that wait for an answer, of each kind; over it they count as not answered.
+pub const QUESTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long after its time a question that nobody has answered, not even with a failure, is given up, in milliseconds.
+pub const QUESTION_SLACK_MS: u64 = 2_000;
+/// Bytes of a service's answer beyond what a message may have.
+pub const VERDICT_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a request head on the admin listener; over it: 431.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a request body on the admin listener; over it: 413.

@@ -55,16 +55,21 @@ pub enum StartError {
     /// `auth.default_permissions`.
     #[error("auth.default_permissions: {0}")]
     Permissions(#[from] PermissionError),
+    /// The thread that resolves names.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// Signals.
     #[error("cannot take signals: {0}")]
     Signals(std::io::Error),
     /// `shards.driver = "io_uring"`.
     #[error("shards.driver: io_uring is not to be had here ({0}); expected \"auto\" or \"epoll\"")]
     Driver(std::io::Error),
-    /// `hooks.url`.
-    #[error("hooks.url = {url}: {error}")]
+    /// `hooks.url`, `hooks.connect_url` or `hooks.message_url`.
+    #[error("{key} = {url}: {error}")]
     Hooks {
         /// Which.
+        key: &'static str,
+        /// Its value.
         url: String,
         /// Why.
         error: std::io::Error,
@@ -284,7 +289,7 @@ fn start(settings: &Arc<Settings>, tables: &Tables) -> Result<(Shards, DriverKin
         open_files_max: tables.limit,
         fallback: choice.fallback.map(|error| error.to_string()),
         started_unix_ms: clock::now().unix_ms,
-        hooks: hooks_target(config)?,
+        hooks: hooks_targets(config)?,
     };
     let beside = admin::beside(config.listen.admin, facts);
     let seed = getrandom::u64().map_err(StartError::Random)?;
@@ -307,10 +312,13 @@ fn start(settings: &Arc<Settings>, tables: &Tables) -> Result<(Shards, DriverKin
     }
 }
 
-/// Resolves the name in `hooks.url`, here on the control thread.
-fn hooks_target(config: &Config) -> Result<Option<admin::Target>, StartError> {
-    let Some(url) = &config.hooks.url else { return Ok(None) };
-    admin::Target::resolve(url).map(Some).map_err(|error| StartError::Hooks { url: url.clone(), error })
+/// Resolves the names of services, here on the control thread, and from then on beside it.
+fn hooks_targets(config: &Config) -> Result<admin::Targets, StartError> {
+    let resolved = admin::Targets::resolve(&config.hooks);
+    let targets = resolved.map_err(|(key, url, error)| StartError::Hooks { key, url, error })?;
+    let _blocked = process::SignalsBlocked::new();
+    admin::keep_resolving(targets.all()).map_err(StartError::Thread)?;
+    Ok(targets)
 }
 
 fn warn_of_capacity(tables: &Tables, connections: u64) {
@@ -335,8 +343,11 @@ fn warn_of_capacity(tables: &Tables, connections: u64) {
 
 /// The one line at the start.
 fn announce(settings: &Settings, shards: &Shards, driver: DriverKind, tables: &Tables) {
+    let asks = settings.config.hooks.connect_url.is_some();
     let auth = match settings.config.auth.mode {
+        AuthMode::None if asks => "none (a service decides: hooks.connect_url)",
         AuthMode::None => "none (for trying out: everybody is believed)",
+        AuthMode::Jwt if asks => "jwt (and a service: hooks.connect_url)",
         AuthMode::Jwt => "jwt",
     };
     let routing = match settings.config.cluster.routing {

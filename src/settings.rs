@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use crate::auth::Verifier;
-use crate::config::Config;
+use crate::config::{AuthMode, Config};
 use crate::ids::ShardId;
 use crate::protocol::envelope::Topic;
 use crate::protocol::permission::{PermissionError, Permissions};
@@ -43,6 +43,8 @@ impl Settings {
     ) -> Result<Self, PermissionError> {
         let default_permissions = match &config.auth.default_permissions {
             Some(entries) => Permissions::parse(entries.iter().map(String::as_str))?,
+            // Whom a service lets in is no longer anybody.
+            None if config.hooks.connect_url.is_some() => Permissions::defaults(AuthMode::Jwt),
             None => Permissions::defaults(config.auth.mode),
         };
         let (verifier, default_permissions) = (verifier.map(Arc::new), Arc::new(default_permissions));

@@ -49,6 +49,9 @@ struct Node(Child);
 impl Node {
     fn start(ready_file: &std::path::Path, driver: &str, forbidden: bool) -> Node {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RINGGATE_")) {
+            command.env_remove(name);
+        }
         command.arg("--ready-file").arg(ready_file);
         let driver = format!("shards.driver={driver}");
         for set in

@@ -29,11 +29,25 @@ const SHARDS: u16 = 2;
 /// When to panic, as a client says in its bytes.
 const BEFORE: &[u8] = b"panic before";
 const AFTER: &[u8] = b"panic after";
+/// When to panic instead, as a client says: with the next thing that is sent to it, and once it has been sent.
+const GATHER: &[u8] = b"panic gather";
+const SENT: &[u8] = b"panic sent";
+/// And in the handling of the panic, too.
+const TWICE: &[u8] = b"panic twice";
 
 /// The real state machine, which panics before it handles an event, or when it has changed everything that the event changes.
 struct Fragile {
     shard: Shard,
     caught: Arc<AtomicU64>,
+    gather: Option<ConnectionId>,
+    sent: Option<ConnectionId>,
+    twice: Option<ConnectionId>,
+}
+
+impl Fragile {
+    fn new(shard: Shard, caught: Arc<AtomicU64>) -> Self {
+        Fragile { shard, caught, gather: None, sent: None, twice: None }
+    }
 }
 
 // SAFETY: every call goes to the shard, which keeps the contract.
@@ -45,8 +59,16 @@ unsafe impl Machine for Fragile {
             Event::Bytes { data, .. } => data.windows(word.len()).any(|w| w == word),
             _ => false,
         };
-        let (before, after) = (says(BEFORE), says(AFTER));
-        assert!(!before, "before, as a client asked for");
+        let (before, after, twice) = (says(BEFORE), says(AFTER), says(TWICE));
+        if let Event::Bytes { conn, .. } = &event {
+            self.gather = says(GATHER).then_some(*conn).or(self.gather);
+            self.sent = says(SENT).then_some(*conn).or(self.sent);
+            self.twice = twice.then_some(*conn).or(self.twice);
+        }
+        assert!(!before && !twice, "before, as a client asked for");
+        if let Event::Panicked { conn, .. } = &event {
+            assert!(self.twice.take_if(|twice| twice == conn).is_none(), "again, as a client asked for");
+        }
         self.shard.handle(event, now);
         assert!(!after, "after, as a client asked for");
     }
@@ -57,10 +79,12 @@ unsafe impl Machine for Fragile {
         self.shard.next_dirty()
     }
     fn gather<'a>(&'a mut self, conn: ConnectionId, scratch: &'a mut [u8]) -> Gathered<'a> {
+        assert!(self.gather.take_if(|gather| *gather == conn).is_none(), "gathering, as a client asked for");
         self.shard.gather(conn, scratch)
     }
     fn sent(&mut self, conn: ConnectionId, offered: usize, bytes: usize, now: Now) {
         self.shard.sent(conn, offered, bytes, now);
+        assert!(self.sent.take_if(|sent| *sent == conn).is_none(), "sent, as a client asked for");
     }
     fn outgoing_bytes(&self, to: ShardId) -> Option<usize> {
         self.shard.outgoing_bytes(to)
@@ -145,9 +169,8 @@ fn a_panic_closes_one_session_with_1011_and_no_other() {
     for driver in DRIVERS {
         let caught = Arc::new(AtomicU64::new(0));
         let (settings, counter) = (settings(), caught.clone());
-        let shards = Shards::start(&plan(driver, SHARDS, false), move |id, now| Fragile {
-            shard: Shard::new(settings.clone(), id, 7, now),
-            caught: counter.clone(),
+        let shards = Shards::start(&plan(driver, SHARDS, false), move |id, now| {
+            Fragile::new(Shard::new(settings.clone(), id, 7, now), counter.clone())
         })
         .unwrap();
         // On every shard somebody is in the room with the victims.
@@ -177,6 +200,33 @@ fn a_panic_closes_one_session_with_1011_and_no_other() {
         assert_eq!(caught.load(Ordering::Relaxed), 9);
         drop(others);
         eventually("all rows are free", || shards.connections() == 0);
+        shards.stop(PATIENCE).unwrap();
+    }
+}
+
+#[test]
+fn a_panic_in_sending_or_in_the_panic_itself_ends_that_connection_only() {
+    for driver in DRIVERS {
+        let settings = settings();
+        let shards = Shards::start(&plan(driver, SHARDS, false), move |id, now| {
+            Fragile::new(Shard::new(settings.clone(), id, 7, now), Arc::default())
+        })
+        .unwrap();
+        let mut other = Client::connect(&shards, "other");
+        let words = [GATHER, SENT, TWICE];
+        for round in 0..9 {
+            let mut client = Client::connect(&shards, &format!("victim{round}"));
+            let word = std::str::from_utf8(words[round % words.len()]).unwrap();
+            // The answer to it is what cannot be sent.
+            client.say(&format!(r#"{{"type":"ping","id":"{word}"}}"#));
+            client.last_words();
+            other.say(&format!(r#"{{"type":"ping","id":"{round}"}}"#));
+            other.until(&format!(r#""id":"{round}""#));
+        }
+        let panics = || shards.counters().iter().map(|c| c.panics).sum::<u64>();
+        eventually("all panics are counted", || panics() == 12);
+        drop(other);
+        eventually("all rows are free or not used any more", || shards.connections() == 0);
         shards.stop(PATIENCE).unwrap();
     }
 }

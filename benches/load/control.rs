@@ -16,8 +16,10 @@ pub(crate) enum Command {
     Run,
     /// Send as planned, but pairs to the partner on another node.
     Hop,
-    /// Send nothing more; take in what is still to come, the slow ones too.
+    /// Send nothing more; take in what is still to come.
     Drain,
+    /// The slow ones read, too.
+    Wake,
     /// Reset every connection.
     Cut,
     Quit,
@@ -80,8 +82,9 @@ impl Control {
             2 => Command::Run,
             3 => Command::Hop,
             4 => Command::Drain,
-            5 => Command::Cut,
-            6 => Command::Quit,
+            5 => Command::Wake,
+            6 => Command::Cut,
+            7 => Command::Quit,
             _ => Command::Wait,
         };
         (word >> 8, command)

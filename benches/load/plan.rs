@@ -49,8 +49,8 @@ pub(crate) struct Plan {
     pub(crate) rooms: Option<Rooms>,
     pub(crate) pairs: Option<Pace>,
     pub(crate) broadcast_every: Option<Duration>,
-    /// In a room every n-th member does not read; 0: all read.
-    pub(crate) slow_every: u32,
+    /// The share of a room's members that do not read.
+    pub(crate) slow_share: f64,
     pub(crate) connect_rate: f64,
     pub(crate) inflight: u32,
     pub(crate) warmup: Duration,
@@ -124,9 +124,9 @@ impl Plan {
         let broadcast = options.broadcast.or((mode == Mode::Mix).then_some(1.0)).filter(|every| *every > 0.0);
         let churn_per_second = options.churn.unwrap_or(if mode == Mode::Mix { 20.0 } else { 0.0 }).max(0.0);
         let churners = if churn_per_second > 0.0 { (churn_per_second * 2.0).ceil() as u32 } else { 0 };
-        let slow_every = match mode {
-            Mode::Slow => (1.0 / options.slow_share.unwrap_or(0.1).clamp(0.001, 1.0)).round() as u32,
-            _ => 0,
+        let slow_share = match mode {
+            Mode::Slow => options.slow_share.unwrap_or(0.1).clamp(0.0, 1.0),
+            _ => 0.0,
         };
 
         let fits = (descriptors.saturating_sub(200) as u32).clamp(1, WORKER_CONNECTIONS_MAX);
@@ -152,7 +152,7 @@ impl Plan {
             rooms,
             pairs,
             broadcast_every: broadcast.map(seconds),
-            slow_every,
+            slow_share,
             connect_rate: options.connect_rate.unwrap_or(if mode == Mode::Storm { 0.0 } else { 2000.0 }),
             inflight: options.inflight.unwrap_or(if mode == Mode::Storm { 0 } else { 500 }),
             warmup: seconds(options.warmup.unwrap_or(if check || mode == Mode::Storm { 0.2 } else { 1.0 })),
@@ -210,10 +210,10 @@ impl Plan {
     }
 
     pub(crate) fn is_slow(&self, i: u32) -> bool {
-        self.slow_every > 0
-            && !self.is_churner(i)
-            && !self.is_room_sender(i)
-            && self.slot(i) % self.slow_every == self.slow_every - 1
+        // Spread evenly over the room: so many of the first n are slow, for every n.
+        let slow_before = |slot: u32| (f64::from(slot) * self.slow_share).floor();
+        let slot = self.slot(i);
+        slow_before(slot + 1) > slow_before(slot) && !self.is_churner(i) && !self.is_room_sender(i)
     }
 
     /// How many counted connections a message to `room` reaches.

@@ -68,6 +68,7 @@ pub(crate) struct Report {
     pub(crate) bus: Option<Bus>,
     pub(crate) rounds: Vec<Round>,
     pub(crate) rss_end: u64,
+    pub(crate) rss_peak: u64,
     lost: u64,
     totals: Tally,
     closes: BTreeMap<String, u64>,
@@ -94,6 +95,7 @@ impl Report {
             bus: None,
             rounds: Vec::new(),
             rss_end: 0,
+            rss_peak: 0,
             lost: 0,
             totals: Tally::default(),
             closes: BTreeMap::new(),
@@ -180,10 +182,11 @@ impl Report {
             row(
                 "server RSS",
                 format!(
-                    "{} with all, {} before, {} at the end: {} B per connection",
+                    "{} with all, {} before, {} at the end, {} at most: {} B per connection",
                     megabytes(memory.rss),
                     megabytes(memory.rss_empty),
                     megabytes(self.rss_end),
+                    megabytes(self.rss_peak),
                     memory.rss_per_connection
                 ),
             );

@@ -108,9 +108,13 @@ impl Course<'_> {
         report.window = Some(window(&before, &after));
 
         self.drain()?;
+        if self.plan.slow_share > 0.0 {
+            self.control.give(Command::Wake);
+        }
         // A duplicate, or the close of somebody slow, comes after what was waited for.
-        self.pass("draining", Duration::from_millis(if self.plan.slow_every > 0 { 3000 } else { 200 }))?;
-        report.rss_end = self.usage().rss;
+        self.pass("draining", Duration::from_millis(if self.plan.slow_share > 0.0 { 3000 } else { 200 }))?;
+        let usage = self.usage();
+        (report.rss_end, report.rss_peak) = (usage.rss, usage.rss_peak);
         Ok(())
     }
 

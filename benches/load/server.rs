@@ -49,6 +49,10 @@ impl Server {
             command.arg("--set").arg(setting);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
+        // What is said here is all there is: a variable for the tests would be warned about, and any other would change what is measured.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"RINGGATE_")) {
+            command.env_remove(name);
+        }
         sys::die_with_parent(&mut command);
         // A child inherits the affinity of the thread that starts it.
         let before = match options.pin_server {
@@ -147,18 +151,28 @@ impl Drop for Server {
 pub(crate) struct Usage {
     pub(crate) cpu_ns: u64,
     pub(crate) rss: u64,
+    /// The most there ever was of it.
+    pub(crate) rss_peak: u64,
 }
 
 impl Sum for Usage {
     fn sum<I: Iterator<Item = Usage>>(all: I) -> Usage {
-        all.fold(Usage::default(), |sum, one| Usage { cpu_ns: sum.cpu_ns + one.cpu_ns, rss: sum.rss + one.rss })
+        all.fold(Usage::default(), |sum, one| Usage {
+            cpu_ns: sum.cpu_ns + one.cpu_ns,
+            rss: sum.rss + one.rss,
+            rss_peak: sum.rss_peak + one.rss_peak,
+        })
     }
 }
 
 impl Usage {
     pub(crate) fn of(pid: u32) -> Usage {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        Usage { cpu_ns: sys::process_cpu_ns(pid).unwrap_or(0), rss: field(&status, "VmRSS:") * 1024 }
+        Usage {
+            cpu_ns: sys::process_cpu_ns(pid).unwrap_or(0),
+            rss: field(&status, "VmRSS:") * 1024,
+            rss_peak: field(&status, "VmHWM:") * 1024,
+        }
     }
 
     pub(crate) fn own() -> Usage {

@@ -143,6 +143,8 @@ impl Worker<'_> {
             Command::Drain => {
                 self.schedules.clear();
                 self.waiting_rooms.clear();
+            }
+            Command::Wake => {
                 for i in 0..self.connections.len() {
                     if self.plan.is_slow(self.first + i as u32) {
                         self.receive(i, true);
@@ -261,8 +263,8 @@ impl Worker<'_> {
         {
             self.ended(i, &format!("send: {error}"));
         }
-        let sleeps = self.plan.slow_every > 0
-            && matches!(self.command, Command::Run)
+        let sleeps = self.plan.slow_share > 0.0
+            && matches!(self.command, Command::Run | Command::Drain)
             && self.plan.is_slow(self.first + i as u32);
         if (ready.readable || ready.hung_up) && !sleeps {
             self.receive(i, ready.hung_up);

@@ -1,58 +1,78 @@
-//! Webhooks: what happens is posted to a service, in the order in which it happened to each user.
+//! Webhooks: what happens is posted to a service, in the order in which it happened to each user; and services are asked before it happens.
 //!
-//! One request at a time, so that the order holds; what comes meanwhile waits in the queues of the shards, which are bounded and whose losses
-//! are counted. A receiver that hangs or is gone costs the clients nothing: a shard that finds its queue full goes on.
+//! Events: one request at a time, so that the order holds; what comes meanwhile waits in the queues of the shards, which are bounded and
+//! whose losses are counted. A receiver that hangs or is gone costs the clients nothing: a shard that finds its queue full goes on.
+//!
+//! Questions ([`ask`]) have connections and bounds of their own, each kind its own: one that hangs costs nothing but its own answers.
 
 use std::cell::Cell;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::config;
 use crate::io::clock;
+use crate::io::desk::Desk;
 use crate::io::shards::Shared;
 use crate::protocol::happening::Happening;
+use crate::protocol::hook::{Hook, Verdict};
 use crate::settings::Settings;
 
+mod ask;
 mod client;
+mod reply;
 mod sign;
+mod target;
 
+use ask::Asker;
+pub(super) use ask::Questions;
 use client::Client;
+use reply::Reply;
+pub use target::keep_resolving;
+use target::{Route, Target};
 
 /// The first pause before a request is repeated; it doubles each time.
 const BACK_OFF: Duration = Duration::from_millis(200);
 /// The longest pause.
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+/// Bytes of an answer's body that are read so that the connection can be used again.
+const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// Where to.
-#[derive(Clone, Debug)]
-pub struct Target {
-    addresses: Vec<SocketAddr>,
-    host: String,
-    path: String,
+/// Where services are, with their names resolved.
+#[derive(Clone, Debug, Default)]
+pub struct Targets {
+    /// `hooks.url`
+    pub events: Option<Target>,
+    /// `hooks.connect_url`
+    pub connect: Option<Target>,
+    /// `hooks.message_url`
+    pub message: Option<Target>,
 }
 
-impl Target {
-    /// Reads `http://host[:port][/path]` and resolves the name. Blocks.
+impl Targets {
+    /// Resolves the names. Blocks.
     ///
     /// # Errors
     ///
-    /// The name does not resolve, or it is no such URL.
-    pub fn resolve(url: &str) -> io::Result<Self> {
-        let bad = || io::Error::new(io::ErrorKind::InvalidInput, "expected http://host[:port][/path]");
-        let rest = url.strip_prefix("http://").ok_or_else(bad)?;
-        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        if host.is_empty() || host.contains(['@', '?', '#']) || !rest.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(bad());
-        }
-        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-        let with_port = if has_port { host.to_owned() } else { format!("{host}:80") };
-        let addresses: Vec<SocketAddr> = with_port.to_socket_addrs()?.collect();
-        let path = if path.is_empty() { "/" } else { path };
-        Ok(Target { addresses, host: host.to_owned(), path: path.to_owned() })
+    /// The key and the URL whose name does not resolve, and why.
+    pub fn resolve(hooks: &config::Hooks) -> Result<Self, (&'static str, String, io::Error)> {
+        let resolve = |key, url: &Option<String>| {
+            let target = url.as_ref().map(|url| Target::resolve(url).map_err(|error| (key, url.clone(), error)));
+            target.transpose()
+        };
+        Ok(Targets {
+            events: resolve("hooks.url", &hooks.url)?,
+            connect: resolve("hooks.connect_url", &hooks.connect_url)?,
+            message: resolve("hooks.message_url", &hooks.message_url)?,
+        })
+    }
+
+    /// All there are.
+    pub fn all(&self) -> impl Iterator<Item = Target> {
+        [&self.events, &self.connect, &self.message].into_iter().flatten().cloned()
     }
 }
 
@@ -66,15 +86,48 @@ pub(super) struct Tally {
     /// Requests.
     pub(super) ok: Cell<u64>,
     pub(super) failed: Cell<u64>,
+    /// By [`Hook`].
+    pub(super) questions: [Rc<Questions>; Hook::ALL.len()],
 }
 
 fn add(cell: &Cell<u64>, more: usize) {
     cell.set(cell.get() + more as u64);
 }
 
-/// See the module.
+/// Tells services what happens, and asks them, for as long as the runtime lives.
+pub(super) fn start(
+    targets: &Targets,
+    settings: &Arc<Settings>,
+    driver: &str,
+    tally: &Rc<Tally>,
+    shared: &Arc<Shared>,
+    desk: &Rc<Desk>,
+) {
+    let epoll = driver == "epoll";
+    if let Some(target) = &targets.events {
+        let events = Events::new(target.clone(), settings, epoll, tally.clone());
+        monoio::spawn(events.run(shared.clone()));
+    }
+    let asker = |hook: Hook, target: &Option<Target>| {
+        let target = target.clone()?;
+        Some(Asker::new(hook, target, settings, epoll, desk, &tally.questions[hook as usize]))
+    };
+    let askers = [asker(Hook::Connect, &targets.connect), asker(Hook::Message, &targets.message)];
+    let desk = desk.clone();
+    monoio::spawn(async move {
+        loop {
+            let asking = desk.question().await;
+            match &askers[asking.question.hook as usize] {
+                Some(asker) => asker.take(asking),
+                None => desk.say(asking.conn, asking.number, Verdict::Failed),
+            }
+        }
+    });
+}
+
+/// Posts what happens.
 #[derive(Debug)]
-pub(super) struct Hooks {
+struct Events {
     settings: Arc<Settings>,
     client: Client,
     tally: Rc<Tally>,
@@ -90,16 +143,14 @@ struct Delivery<'a> {
     events: &'a [Box<Happening>],
 }
 
-impl Hooks {
-    pub(super) fn new(target: Target, settings: &Arc<Settings>, driver: &str, tally: Rc<Tally>) -> Self {
-        let timeout = Duration::from_millis(settings.config.hooks.timeout_ms);
-        let client = Client::new(target, timeout, driver == "epoll");
+impl Events {
+    fn new(target: Target, settings: &Arc<Settings>, epoll: bool, tally: Rc<Tally>) -> Self {
+        let client = Client::new(Rc::new(Route::new(target)), epoll);
         let random = fastrand::Rng::with_seed(u64::from(settings.instance));
-        Hooks { settings: settings.clone(), client, tally, next: 0, random }
+        Events { settings: settings.clone(), client, tally, next: 0, random }
     }
 
-    /// Tells what happens, for as long as the runtime lives.
-    pub(super) async fn run(mut self, shared: Arc<Shared>) {
+    async fn run(mut self, shared: Arc<Shared>) {
         let batch_size = self.settings.config.hooks.batch_size as usize;
         let delay = Duration::from_millis(self.settings.config.hooks.batch_delay_ms);
         loop {
@@ -135,35 +186,19 @@ impl Hooks {
             if let Some(secret) = &self.settings.config.hooks.secret {
                 headers.push(("x-ringgate-signature", sign::signature(&secret.0, clock::now().unix_s(), &body)));
             }
-            match self.client.post(&headers, body.clone()).await {
-                Ok(()) => {
+            let deadline = Instant::now() + Duration::from_millis(self.settings.config.hooks.timeout_ms);
+            let error = match self.client.post(&headers, body.clone(), BODY_BYTES_MAX, deadline).await {
+                Ok(Reply { status: 200..=299, .. }) => {
                     add(&self.tally.ok, 1);
                     return add(&self.tally.sent, events.len());
                 }
-                Err(error) => {
-                    add(&self.tally.failed, 1);
-                    tracing::warn!(%error, attempt, events = events.len(), "a webhook failed");
-                }
-            }
+                Ok(Reply { status, .. }) => io::Error::other(format!("HTTP {status}")),
+                Err(error) => error,
+            };
+            add(&self.tally.failed, 1);
+            tracing::warn!(%error, attempt, events = events.len(), "a webhook failed");
         }
         tracing::error!(events = events.len(), "events are given up: the webhook failed too often");
         add(&self.tally.given_up, events.len());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_are_taken_apart() {
-        let parts = |url: &str| Target::resolve(url).map(|t| (t.host, t.path, t.addresses[0].port())).ok();
-        let is = |host: &str, path: &str, port| Some((host.to_owned(), path.to_owned(), port));
-        assert_eq!(parts("http://127.0.0.1:9000/a?b=c"), is("127.0.0.1:9000", "/a?b=c", 9000));
-        assert_eq!(parts("http://127.0.0.1"), is("127.0.0.1", "/", 80));
-        assert_eq!(parts("http://[::1]:7/x"), is("[::1]:7", "/x", 7));
-        for bad in ["https://127.0.0.1/", "http://", "http:///x", "http://u@127.0.0.1/", "http://127.0.0.1/a b", "x"] {
-            assert_eq!(parts(bad), None, "{bad}");
-        }
     }
 }

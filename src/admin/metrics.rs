@@ -10,6 +10,7 @@ use super::process::Process;
 use super::text::Scrape;
 use crate::io::counters::Distributions;
 use crate::io::shards::Shared;
+use crate::protocol::hook::Hook;
 use crate::shard;
 use crate::shard::figures::{Figure, Spread, layout};
 
@@ -43,8 +44,10 @@ pub(super) fn render(node: &NodeFigures<'_>, shared: &Shared) -> String {
         feed_node(node, shared);
         feed_process(node);
         feed_hooks(node, shared);
+        feed_questions(node);
         feed_shards(shared);
     });
+    feed_answer_times(&scrape, node);
     feed_spreads(&scrape, shared);
     scrape.render()
 }
@@ -89,6 +92,30 @@ fn feed_hooks(node: &NodeFigures<'_>, shared: &Shared) {
     counter!("ringgate_hook_requests_total", "result" => "failed").absolute(node.hooks.failed.get());
     describe_gauge!("ringgate_hook_events_waiting", "Events that wait to be sent.");
     gauge!("ringgate_hook_events_waiting").set(shared.happenings_waiting() as f64);
+}
+
+fn feed_questions(node: &NodeFigures<'_>) {
+    describe_counter!("ringgate_hook_questions_total", "Questions to services about clients and messages, by result.");
+    describe_gauge!("ringgate_hook_questions_waiting", "Questions that are not answered yet.");
+    for (hook, questions) in Hook::ALL.iter().zip(&node.hooks.questions) {
+        for (result, count) in questions.results() {
+            counter!("ringgate_hook_questions_total", "hook" => hook.name(), "result" => result).absolute(count);
+        }
+        gauge!("ringgate_hook_questions_waiting", "hook" => hook.name()).set(questions.under_way() as f64);
+    }
+}
+
+fn feed_answer_times(scrape: &Scrape, node: &NodeFigures<'_>) {
+    const SHOWN: Shown = Shown {
+        name: "ringgate_hook_answer_seconds",
+        help: "How long a question to a service was under way, its wait for a connection included.",
+        scale: 1e-6,
+    };
+    for (hook, questions) in Hook::ALL.iter().zip(&node.hooks.questions) {
+        let mut row = Vec::with_capacity(Spread::LEN);
+        Spread::push(&questions.took_us.borrow(), &mut row);
+        feed_spread(scrape, &SHOWN, ("hook", hook.name()), &row);
+    }
 }
 
 fn feed_process(node: &NodeFigures<'_>) {
@@ -155,9 +182,8 @@ fn feed_gauge(figure: &Figure, shard: &str, value: u64) {
         "presence" => ("ringgate_presence_questions".to_owned(), value as f64),
         "commands" => ("ringgate_api_commands".to_owned(), value as f64),
         "connections" | "users" | "sessions" => (format!("ringgate_{}", figure.names[0]), value as f64),
-        "connecting" | "authenticating" | "moving" | "echoing" | "closing" | "throttled" | "paused_by_pressure" => {
-            (format!("ringgate_connections_{}", figure.names[0]), value as f64)
-        }
+        "connecting" | "authenticating" | "moving" | "echoing" | "closing" | "throttled" | "paused_by_pressure"
+        | "asking" => (format!("ringgate_connections_{}", figure.names[0]), value as f64),
         "oldest_queued_ms" => ("ringgate_outbox_oldest_seconds".to_owned(), value as f64 / 1000.0),
         "outboxes" => ("ringgate_outboxes".to_owned(), value as f64),
         "pressure" => ("ringgate_pressure_level".to_owned(), value as f64),
@@ -225,7 +251,7 @@ fn feed_spreads(scrape: &Scrape, shared: &Shared) {
     for (shard, status) in shared.statuses.iter().enumerate() {
         let row: Vec<u64> = status.figures().skip(figures).chain(status.spreads()).collect();
         for (shown, row) in OF_SHARD.iter().chain(&OF_DRIVER).zip(row.chunks_exact(Spread::LEN)) {
-            feed_spread(scrape, shown, &shard.to_string(), row);
+            feed_spread(scrape, shown, ("shard", &shard.to_string()), row);
         }
     }
 }
@@ -237,7 +263,7 @@ struct Shown {
     scale: f64,
 }
 
-fn feed_spread(scrape: &Scrape, shown: &Shown, shard: &str, row: &[u64]) {
+fn feed_spread(scrape: &Scrape, shown: &Shown, label: (&'static str, &str), row: &[u64]) {
     let (Some(counts), Some(sum)) = (row.get(..Spread::BOUNDS), row.get(Spread::BOUNDS)) else { return };
     let [bounded @ .., all] = counts else { return };
     // From 8 to 134 seconds, where these are microseconds: what is beyond is in the last one.
@@ -245,5 +271,5 @@ fn feed_spread(scrape: &Scrape, shown: &Shown, shard: &str, row: &[u64]) {
     // Of a time, its microsecond may have been half over.
     let whole = u64::from(shown.scale < 1.0);
     let buckets = bounds.map(|(index, below)| ((Spread::bound(index) + whole) as f64 * shown.scale, *below));
-    scrape.buckets(shown.name, shown.help, ("shard", shard), buckets, *all, *sum as f64 * shown.scale);
+    scrape.buckets(shown.name, shown.help, label, buckets, *all, *sum as f64 * shown.scale);
 }

@@ -7,7 +7,7 @@
 //! | `answer`, `failure` | PURE: outcomes and failures to JSON |
 //! | `health` | whether each shard answers, and what that means for `/readyz` |
 //! | `metrics`, `text` | the shards' published counters, through the `metrics` facade, to Prometheus text |
-//! | `hooks` | tells services what happens, by webhooks: batched, signed, repeated, bounded |
+//! | `hooks` | tells services what happens, by webhooks: batched, signed, repeated, bounded; and asks them before it happens |
 //! | `server` | connections: bounded in number, memory and time |
 //!
 //! A request costs the clients of the gateway nothing but the commands it gives: what is hostile is turned away on bytes alone, by tasks that
@@ -30,5 +30,5 @@ mod server;
 mod text;
 mod whole;
 
-pub use hooks::Target;
+pub use hooks::{Targets, keep_resolving};
 pub use server::{Facts, beside};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use monoio::net::{TcpListener, TcpStream};
 
 use super::health::Pulses;
-use super::hooks::{Hooks, Tally, Target};
+use super::hooks::{self, Tally, Targets};
 use crate::config::Config;
 use crate::io::clock;
 use crate::io::desk::Desk;
@@ -42,13 +42,13 @@ pub struct Facts {
     pub fallback: Option<String>,
     /// When the node started.
     pub started_unix_ms: u64,
-    /// `hooks.url`, with its name resolved.
-    pub hooks: Option<Target>,
+    /// Where services are.
+    pub hooks: Targets,
 }
 
 /// The admin listener as something to run beside the first shard.
 pub fn beside(address: SocketAddr, facts: Facts) -> Beside {
-    let happenings = facts.hooks.as_ref().map_or(0, |_| facts.settings.config.hooks.queue as usize);
+    let happenings = facts.hooks.events.as_ref().map_or(0, |_| facts.settings.config.hooks.queue as usize);
     let facts = Arc::new(facts);
     let serve = move |surroundings: Surroundings| -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(serve(surroundings, facts.clone()))
@@ -104,10 +104,7 @@ async fn serve(surroundings: Surroundings, facts: Arc<Facts>) {
         hooks: Rc::default(),
     });
     monoio::spawn(sweep(node.clone()));
-    if let Some(target) = &node.facts.hooks {
-        let hooks = Hooks::new(target.clone(), &node.facts.settings, node.driver, node.hooks.clone());
-        monoio::spawn(hooks.run(node.shared.clone()));
-    }
+    hooks::start(&node.facts.hooks, &node.facts.settings, node.driver, &node.hooks, &node.shared, &node.desk);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => admit(&node, stream),
@@ -234,7 +231,7 @@ fn body_bytes_max(config: &Config) -> usize {
 }
 
 /// Bytes that one message may have.
-fn message_bytes_max(config: &Config) -> usize {
+pub(super) fn message_bytes_max(config: &Config) -> usize {
     match config.limits.message_size as usize {
         0 => crate::limits::MESSAGE_BYTES_CEILING,
         size => size,

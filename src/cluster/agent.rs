@@ -310,9 +310,10 @@ impl Agent {
         self.channels.is_settled(channel)
     }
 
-    /// The channel of this shard under the present epoch, where it has one.
-    pub fn own_channel(&self) -> Option<&Rc<str>> {
-        self.own_channel.as_ref()
+    /// Whether the shard's own channel under the present epoch is confirmed. What comes over that connection from then on was published under
+    /// this lease; what came before may be as old as the lease before.
+    pub fn listens(&self) -> bool {
+        self.listening
     }
 
     /// When something is to be sent that waits for its batch: give it an [`Event::Tick`] then. `None`: nothing waits, or what waits needs

@@ -3,7 +3,7 @@
 use super::error::Problem;
 use super::load::Origins;
 use super::schema;
-use super::{AuthMode, Config, Routing};
+use super::{AuthMode, Config, ConnectFailure, Routing};
 use crate::limits::MESSAGE_BYTES_CEILING;
 use crate::protocol::Permissions;
 
@@ -17,6 +17,7 @@ pub(super) fn check(config: &Config, origins: &Origins, warnings: &mut Vec<Strin
     let mut check = Check { config, origins, problems: Vec::new() };
     check.listeners();
     check.auth();
+    check.hooks();
     check.session();
     check.outbox();
     check.drain();
@@ -52,7 +53,8 @@ impl Check<'_> {
     fn auth(&mut self) {
         let auth = &self.config.auth;
         let client = self.config.listen.client.ip().to_canonical();
-        if auth.mode == AuthMode::None && !client.is_loopback() && !auth.allow_insecure {
+        let believes_all = auth.mode == AuthMode::None && self.config.hooks.connect_url.is_none();
+        if believes_all && !client.is_loopback() && !auth.allow_insecure {
             let client = self.named("listen.client");
             self.wrong(
                 "auth.mode",
@@ -85,6 +87,19 @@ impl Check<'_> {
         let defaults = auth.default_permissions.as_deref().unwrap_or_default();
         if let Err(error) = Permissions::parse(defaults.iter().map(String::as_str)) {
             self.wrong("auth.default_permissions", error.to_string());
+        }
+    }
+
+    fn hooks(&mut self) {
+        let hooks = &self.config.hooks;
+        let allows = hooks.connect_failure == ConnectFailure::Allow;
+        if allows && self.config.auth.mode == AuthMode::None {
+            let right = "needs auth.mode = \"jwt\": without a token there is nothing that could let a client in; expected \"refuse\"";
+            self.wrong("hooks.connect_failure", right.to_owned());
+        }
+        if self.config.hooks.in_flight < self.config.hooks.connections {
+            let right = format!("must be at least {}", self.named("hooks.connections"));
+            self.wrong("hooks.in_flight", right);
         }
     }
 
@@ -169,7 +184,8 @@ fn warn(config: &Config, warnings: &mut Vec<String>) {
                 .to_owned(),
         );
     }
-    if config.auth.mode == AuthMode::None && !config.listen.client.ip().to_canonical().is_loopback() {
+    let believes_all = config.auth.mode == AuthMode::None && config.hooks.connect_url.is_none();
+    if believes_all && !config.listen.client.ip().to_canonical().is_loopback() {
         warnings.push(
             "auth.mode is \"none\" on a listener that is not loopback: anybody who reaches it can be anybody"
                 .to_owned(),

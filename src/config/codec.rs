@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::units::{parse_duration_ms, parse_size, show_duration_ms, show_size};
 use super::value::{Raw, quoted};
-use super::{Cidr, Classes, Secret};
+use super::{AskedMessages, Cidr, Classes, Secret};
 use crate::limits::EVENT_BYTES_MAX;
 use crate::protocol::class::Class;
 
@@ -218,6 +218,24 @@ impl Codec for Network {
     }
     fn expects(&self) -> String {
         "a network such as \"10.0.0.0/8\", \"fd00::/8\", or a single address".to_owned()
+    }
+}
+
+/// Messages that a service is asked about.
+pub(super) struct Asked;
+
+impl Codec for Asked {
+    type Value = AskedMessages;
+    fn read(&self, value: &mut AskedMessages, raw: &Raw) -> bool {
+        put(value, raw.text().and_then(|text| text.parse().ok()))
+    }
+    fn show(&self, value: &AskedMessages) -> Option<String> {
+        Some(quoted(&value.to_string()))
+    }
+    fn expects(&self) -> String {
+        let right = "\"send_message\", \"message\", \"publish\" or \"broadcast\", one of the first three with a name as in \"message:lobby\" or \
+                     \"publish:orders.*\", or \"event:order_*\"";
+        right.to_owned()
     }
 }
 

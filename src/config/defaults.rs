@@ -53,6 +53,15 @@ impl Default for Hooks {
             timeout_ms: 5_000,
             retries: 8,
             queue: 100_000,
+            connect_url: None,
+            connect_headers: ["authorization", "cookie", "origin", "user-agent"].map(str::to_owned).into(),
+            connect_failure: ConnectFailure::Refuse,
+            message_url: None,
+            messages: ["send_message", "message", "publish", "broadcast"].iter().flat_map(|e| e.parse()).collect(),
+            message_failure: MessageFailure::Refuse,
+            answer_timeout_ms: 3_000,
+            connections: 64,
+            in_flight: 4096,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use crate::protocol::class::Class;
 
+mod asked;
 mod check;
 mod cidr;
 mod codec;
@@ -29,6 +30,7 @@ mod tests;
 mod units;
 mod value;
 
+pub use asked::AskedMessages;
 pub use cidr::Cidr;
 pub use error::{ConfigError, Origin, Problem};
 pub use keys::verifier;
@@ -268,7 +270,7 @@ pub struct Api {
     pub hosts: Vec<String>,
 }
 
-/// `[hooks]`: what happens here, told to a service.
+/// `[hooks]`: what happens here, told to a service; and what a service is asked before it happens.
 #[derive(Clone, Debug)]
 pub struct Hooks {
     /// Where to: `http://host[:port][/path]`. `None`: nowhere.
@@ -287,6 +289,42 @@ pub struct Hooks {
     pub retries: u32,
     /// Events of this node that may wait; over it they are lost, and counted.
     pub queue: u32,
+    /// Where it is asked who a connecting client is: as `url`. `None`: nowhere.
+    pub connect_url: Option<String>,
+    /// Which fields of the upgrade request are told.
+    pub connect_headers: Vec<String>,
+    /// What happens where that is not answered.
+    pub connect_failure: ConnectFailure,
+    /// Where it is asked what becomes of a client's message: as `url`. `None`: nowhere.
+    pub message_url: Option<String>,
+    /// Of which messages.
+    pub messages: Vec<AskedMessages>,
+    /// What happens where that is not answered.
+    pub message_failure: MessageFailure,
+    /// Milliseconds within which a question must be answered.
+    pub answer_timeout_ms: u64,
+    /// Requests under way at a time to each of both URLs.
+    pub connections: u32,
+    /// Questions asked and not answered, of each kind; over it they count as not answered.
+    pub in_flight: u32,
+}
+
+/// `hooks.connect_failure`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// The client is closed (1013).
+    Refuse,
+    /// What its token says holds.
+    Allow,
+}
+
+/// `hooks.message_failure`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageFailure {
+    /// The sender is answered with an error, and the message goes nowhere.
+    Refuse,
+    /// The message goes its way as it is.
+    Pass,
 }
 
 impl Hooks {

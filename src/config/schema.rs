@@ -7,11 +7,15 @@ use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use super::asked::AskedMessages;
 use super::codec::{
-    Choice, ClassTable, Codec, Count, Duration, File, Hidden, List, Maybe, Network, Size, Socket, Switch, Text,
+    Asked, Choice, ClassTable, Codec, Count, Duration, File, Hidden, List, Maybe, Network, Size, Socket, Switch, Text,
 };
 use super::value::Raw;
-use super::{AuthMode, Bus, Cidr, Config, Driver, FdTables, HookEvent, LogFormat, LogLevel, Routing, Secret};
+use super::{
+    AuthMode, Bus, Cidr, Config, ConnectFailure, Driver, FdTables, HookEvent, LogFormat, LogLevel, MessageFailure,
+    Routing, Secret,
+};
 use crate::limits::{MESSAGE_BYTES_CEILING, RING_WEIGHT_MAX, SHARDS_MAX};
 
 /// One key.
@@ -123,8 +127,14 @@ const HOST: Text = text(
     |host| !host.is_empty() && !host.contains(['/', ':', ' ']),
     "a host name without a port, such as \"gateway.internal\"",
 );
-const HOOKS_URL: Text =
-    text(|url| has_scheme(url, &["http"]), "a URL such as \"http://127.0.0.1:9000/events\" (https ends at a proxy)");
+const HOOKS_URL: Text = text(
+    |url| has_scheme(url, &["http"]),
+    "a URL such as \"http://127.0.0.1:9000/events\"; https is not spoken here: point it at a proxy on this host (nginx, envoy, stunnel) that speaks TLS to the service and checks its certificate",
+);
+const FIELD_NAME: Text = text(
+    |name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)),
+    "the name of a header, such as \"cookie\"",
+);
 const NOT_EMPTY: Text = text(|text| !text.is_empty(), "a string that is not empty");
 const PERMISSION: Text =
     text(|text| !text.is_empty(), "a permission such as \"send:*\", \"join:team-7-*\" or \"broadcast\"");
@@ -294,17 +304,37 @@ pub(super) static KEYS: &[Key] = &[
         List(Choice(&[("connect", HookEvent::Connect), ("disconnect", HookEvent::Disconnect), ("join", HookEvent::Join), ("leave", HookEvent::Leave), ("message", HookEvent::Message)]), || HookEvent::Connect),
         "What is told: \"connect\", \"disconnect\", \"join\", \"leave\" (a user's first and last connection in a room or channel), \"message\" (what clients send)."),
     key!(start secret, "hooks.secret", hooks.secret, Maybe(Hidden(NOT_EMPTY), hidden),
-        "Signs what is posted: X-Ringgate-Signature is t=TIME,v1=HEX, the HMAC-SHA256 of \"TIME.BODY\".", example "\"(openssl rand -hex 32)\""),
+        "Signs whatever is posted: X-Ringgate-Signature is t=TIME,v1=HEX, the HMAC-SHA256 of \"TIME.BODY\".", example "\"(openssl rand -hex 32)\""),
     key!(start, "hooks.batch_size", hooks.batch_size, count::<u32>(1, 10_000),
         "Events in one request."),
     key!(start, "hooks.batch_delay", hooks.batch_delay_ms, Duration { min_ms: 1, max_ms: 60_000, off: false },
         "How long an event waits for others."),
     key!(start, "hooks.timeout", hooks.timeout_ms, SOME_MS,
-        "How long the service may take to answer."),
+        "How long the service may take to take events."),
     key!(start, "hooks.retries", hooks.retries, count::<u32>(0, 100),
         "How often a request is repeated, with back-off up to 30s, before its events are given up."),
     key!(start, "hooks.queue", hooks.queue, count::<u32>(1, 10_000_000),
         "Events of this node that may wait; over it they are lost, and counted."),
+    key!(start, "hooks.connect_url", hooks.connect_url, Maybe(HOOKS_URL, empty),
+        "Where it is asked, of every client that connects, who that is, what rooms to join and what it may do. Not set: nobody is asked.\nIn auth.mode = \"none\" the service decides alone; in \"jwt\" the token must be good first.", example "\"http://127.0.0.1:9000/connect\""),
+    key!(start, "hooks.connect_headers", hooks.connect_headers, List(FIELD_NAME, empty),
+        "Which headers of the client's request the service is told, beside its address, its user agent and the query of its URL."),
+    key!(live, "hooks.connect_failure", hooks.connect_failure,
+        Choice(&[("refuse", ConnectFailure::Refuse), ("allow", ConnectFailure::Allow)]),
+        "What happens to a client where the service does not answer in time, fails, or too much is asked: \"refuse\" closes it (1013, try again\nlater); \"allow\" lets it in as its token says, and needs auth.mode = \"jwt\"."),
+    key!(start, "hooks.message_url", hooks.message_url, Maybe(HOOKS_URL, empty),
+        "Where it is asked, of clients' messages, whether they go their way, changed or not, are answered, or refused. Not set: nobody is asked.", example "\"http://127.0.0.1:9000/message\""),
+    key!(live, "hooks.messages", hooks.messages, List(Asked, AskedMessages::broadcasts),
+        "Of which messages: by their type, of a type by whom they are for, as \"message:lobby\", \"publish:orders.*\" or \"send_message:bot-*\", or by\ntheir event, as \"event:order_*\"."),
+    key!(live, "hooks.message_failure", hooks.message_failure,
+        Choice(&[("refuse", MessageFailure::Refuse), ("pass", MessageFailure::Pass)]),
+        "What happens to a message where the service does not answer in time, fails, or too much is asked: \"refuse\" answers its sender with the\nerror \"unavailable\"; \"pass\" lets it go its way as it is."),
+    key!(start, "hooks.answer_timeout", hooks.answer_timeout_ms, Duration { min_ms: 1, max_ms: 60_000, off: false },
+        "How long connect_url and message_url may take to answer, the wait for a free connection included. What this client sends meanwhile waits."),
+    key!(start, "hooks.connections", hooks.connections, count::<u32>(1, 1024),
+        "Requests under way at a time to each of both, over connections that are kept."),
+    key!(start, "hooks.in_flight", hooks.in_flight, count::<u32>(1, 1_000_000),
+        "Questions asked of each of both and not answered; over it they count as not answered, and are counted."),
 
     key!(start, "cluster.routing", cluster.routing,
         Choice(&[("local", Routing::Local), ("broadcast", Routing::Broadcast), ("registry", Routing::Registry), ("hash", Routing::Hash)]),

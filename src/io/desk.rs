@@ -1,4 +1,5 @@
-//! The desk between a shard's reactor and the tasks that run beside it on the same thread: they leave commands, and wait for what came of them.
+//! The desk between a shard's reactor and the tasks that run beside it on the same thread: they leave commands, and wait for what came of
+//! them; and they take what services are asked, and leave what those say.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -8,9 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::ids::ShardId;
+use crate::ids::{ConnectionId, ShardId};
 use crate::mesh::Bells;
 use crate::protocol::command::{Command, Outcome};
+use crate::protocol::hook::{Question, Verdict};
 use crate::settings::Settings;
 
 /// See the module.
@@ -27,6 +29,21 @@ struct Inner {
     left: VecDeque<(u64, Command)>,
     calls: HashMap<u64, Waiting>,
     next: u64,
+    questions: VecDeque<Asking>,
+    /// Whoever waits for a question.
+    asker: Option<Waker>,
+    verdicts: VecDeque<(ConnectionId, u32, Box<Verdict>)>,
+}
+
+/// A question to a service. [`Desk::say`] must follow.
+#[derive(Debug)]
+pub struct Asking {
+    /// The connection that waits.
+    pub conn: ConnectionId,
+    /// The number of the question.
+    pub number: u32,
+    /// What is asked.
+    pub question: Box<Question>,
 }
 
 #[derive(Debug)]
@@ -59,6 +76,43 @@ impl Desk {
         self.inner.borrow().calls.len()
     }
 
+    /// The next question to a service, as soon as there is one. One task waits for it.
+    pub async fn question(&self) -> Asking {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.inner.borrow_mut();
+            match inner.questions.pop_front() {
+                Some(asking) => Poll::Ready(asking),
+                None => {
+                    inner.asker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Leaves what a service says.
+    pub fn say(&self, conn: ConnectionId, number: u32, verdict: Verdict) {
+        self.inner.borrow_mut().verdicts.push_back((conn, number, Box::new(verdict)));
+        self.bells.ring(self.shard);
+    }
+
+    /// A question for whoever waits for one.
+    pub(super) fn ask(&self, asking: Asking) {
+        let mut inner = self.inner.borrow_mut();
+        inner.questions.push_back(asking);
+        let waker = inner.asker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The next verdict for the state machine.
+    pub(super) fn take_verdict(&self) -> Option<(ConnectionId, u32, Box<Verdict>)> {
+        self.inner.borrow_mut().verdicts.pop_front()
+    }
+
     /// The settings of the last reload, where there was one.
     pub fn settings(&self) -> Option<Arc<Settings>> {
         self.settings.borrow().clone()
@@ -73,8 +127,10 @@ impl Desk {
         self.inner.borrow_mut().left.pop_front()
     }
 
+    /// Whether there is nothing for the state machine.
     pub(super) fn is_empty(&self) -> bool {
-        self.inner.borrow().left.is_empty()
+        let inner = self.inner.borrow();
+        inner.left.is_empty() && inner.verdicts.is_empty()
     }
 
     /// The answer; nobody may be waiting for it any more.
@@ -141,5 +197,22 @@ mod tests {
         assert!(matches!(poll(&mut first), Poll::Ready(Outcome::Connections(1))));
         drop((first, second));
         assert_eq!((desk.under_way(), desk.is_empty()), (0, true));
+    }
+
+    #[test]
+    fn questions_wake_who_waits_for_them_and_verdicts_wait_for_the_reactor() {
+        let desk = Desk::new(ShardId(0), Bells::new(1).unwrap());
+        let conn = ConnectionId { shard: ShardId(0), slot: 1, generation: 2 };
+        let mut waiting = Box::pin(desk.question());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        let question = || Box::new(Question { hook: crate::protocol::hook::Hook::Message, body: Box::default() });
+        desk.ask(Asking { conn, number: 7, question: question() });
+        assert!(desk.is_empty(), "a question is nothing for the reactor");
+        assert!(matches!(waiting.as_mut().poll(&mut context), Poll::Ready(Asking { number: 7, .. })));
+        desk.say(conn, 7, Verdict::Failed);
+        assert!(!desk.is_empty());
+        assert!(matches!(desk.take_verdict(), Some((_, 7, _))));
+        assert!(desk.is_empty() && desk.take_verdict().is_none());
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use super::clock;
 use super::machine::Machine;
 use super::poller::{Poller, SEND_BATCH, Send};
-use super::reactor::Reactor;
+use super::reactor::{Reactor, caught};
 use crate::ids::ConnectionId;
 use crate::shard::event::{Event, Gathered};
 
@@ -26,6 +26,8 @@ pub(super) struct Flush {
     batch: Vec<Send>,
     /// Sends that the kernel refused for want of memory, of which no report will follow: tried again with the next tick.
     stalled: Vec<ConnectionId>,
+    /// Connections whose outbox panicked while it was gathered from.
+    panicked: Vec<ConnectionId>,
     /// The last turn ended before everything was sent: until it is, little is heard, so that no more comes in than goes out.
     pub(super) behind: bool,
 }
@@ -36,6 +38,7 @@ impl Flush {
             scratch: vec![0; SCRATCH_BYTES].into(),
             batch: Vec::with_capacity(SEND_BATCH),
             stalled: Vec::new(),
+            panicked: Vec::new(),
             behind: false,
         }
     }
@@ -45,7 +48,12 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     /// Sends what there is to send, as far as the peers take it.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
         for batches in 0..BATCHES_PER_TURN {
-            if !self.gather() {
+            let gathered = self.gather();
+            for conn in std::mem::take(&mut self.flush.panicked) {
+                self.panicked(conn, true);
+                self.act();
+            }
+            if !gathered {
                 self.flush.behind = false;
                 return Ok(batches > 0);
             }
@@ -65,13 +73,18 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
 
     /// Collects the next batch; `false` when there is nothing to send.
     fn gather(&mut self) -> bool {
-        let Flush { scratch, batch, .. } = &mut self.flush;
+        let Flush { scratch, batch, panicked, .. } = &mut self.flush;
         batch.clear();
         let mut rest: &mut [u8] = scratch;
         while batch.len() < SEND_BATCH && rest.len() >= COPY_BYTES_MIN {
             let Some(conn) = self.machine.next_dirty() else { break };
             let room = rest.len().min(COPY_BYTES_MAX);
-            let (data, len, copied) = match self.machine.gather(conn, &mut rest[..room]) {
+            let (machine, scratch) = (&mut self.machine, &mut rest[..room]);
+            let Ok(gathered) = caught(|| machine.gather(conn, scratch)) else {
+                panicked.push(conn);
+                continue;
+            };
+            let (data, len, copied) = match gathered {
                 Gathered::Empty => {
                     self.machine.sent(conn, 0, 0, self.now);
                     continue;
@@ -87,7 +100,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                 data
             };
             let Some(fd) = self.rows.open(conn.slot, conn.generation).and_then(|row| row.fd.as_ref()) else {
-                debug_assert!(false, "bytes for a connection that is gone");
+                // Of a row in quarantine: the state machine goes on, nobody listens.
                 self.machine.sent(conn, len, len, self.now);
                 continue;
             };
@@ -119,7 +132,11 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                 row.blocked = true;
             }
         }
-        self.machine.sent(conn, len, taken, self.now);
+        let (machine, now) = (&mut self.machine, self.now);
+        let handled = caught(|| machine.sent(conn, len, taken, now));
+        if handled.is_err() {
+            self.panicked(conn, true);
+        }
         self.act();
         if failed {
             // Told even where the peer's end was told before: then the state machine was still sending, and cannot any more.

@@ -15,7 +15,7 @@ use crossbeam::queue::ArrayQueue;
 use super::bus::{Bus, Wired};
 use super::clock::{self, Ticker};
 use super::counters::{Counters, Distributions};
-use super::desk::Desk;
+use super::desk::{Asking, Desk};
 use super::flush::Flush;
 use super::listener::Listener;
 use super::machine::Machine;
@@ -90,6 +90,11 @@ pub struct Reactor<P, M> {
     pub(super) receiving: Vec<ConnectionId>,
     pub(super) closing: Vec<u32>,
     pub(super) stopped: bool,
+}
+
+/// Calls the state machine; a panic in it is the `Err`. It is one connection's then, which is ended: nothing goes on with what it left behind.
+pub(super) fn caught<R>(call: impl FnOnce() -> R) -> std::thread::Result<R> {
+    catch_unwind(AssertUnwindSafe(call))
 }
 
 impl<P: Poller, M: Machine> Reactor<P, M> {
@@ -236,27 +241,36 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     /// One event for the state machine, and what it asks for. A panic ends the connection that it was about, and no other.
     pub(super) fn feed(&mut self, conn: Option<ConnectionId>, event: Event<'_>) {
         let (machine, now) = (&mut self.machine, self.now);
-        let handled = catch_unwind(AssertUnwindSafe(|| machine.handle(event, now)));
+        let handled = caught(|| machine.handle(event, now));
         self.after(conn, handled);
     }
 
     pub(super) fn after(&mut self, conn: Option<ConnectionId>, handled: std::thread::Result<()>) {
-        if handled.is_err() {
-            self.panicked(conn);
+        match (handled, conn) {
+            (Ok(()), _) => {}
+            (Err(_), Some(conn)) => self.panicked(conn, false),
+            (Err(_), None) => self.panicked_for_nobody(),
         }
         self.act();
     }
 
-    fn panicked(&mut self, conn: Option<ConnectionId>) {
+    fn panicked_for_nobody(&mut self) {
         self.counters.panics += 1;
-        let Some(conn) = conn else {
-            tracing::error!(shard = self.id.0, "a panic outside any connection's event was caught");
-            return;
-        };
+        tracing::error!(shard = self.id.0, "a panic outside any connection's event was caught");
+    }
+
+    /// A panic was caught in an event of this connection, or while something was sent to it.
+    pub(super) fn panicked(&mut self, conn: ConnectionId, sending: bool) {
+        self.counters.panics += 1;
         tracing::error!(connection = %conn, "a panic was caught; its connection is closed");
         let (machine, now) = (&mut self.machine, self.now);
-        if catch_unwind(AssertUnwindSafe(|| machine.handle(Event::Panicked { conn }, now))).is_err() {
+        if caught(|| machine.handle(Event::Panicked { conn, sending }, now)).is_err() {
+            // It still has what it knows of this connection, perhaps half of it: nobody may get that under the same number.
             self.counters.panics += 1;
+            tracing::error!(connection = %conn, "its end could not be handled either; its row is not used again");
+            if let Some(row) = self.rows.open(conn.slot, conn.generation) {
+                row.quarantined = true;
+            }
             self.close(conn);
         }
     }
@@ -289,6 +303,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                 Action::Tell(happening) => {
                     self.counters.happenings_lost += u64::from(!self.shared.tell(self.id, happening));
                 }
+                Action::Ask { conn, number, question } => self.desk.ask(Asking { conn, number, question }),
                 Action::CommandDone { ticket, outcome } => self.desk.done(ticket, outcome),
                 Action::Probe { ticket, conns } => {
                     let rtts_us = conns.iter().map(|conn| self.rtt_us(*conn)).collect();
@@ -361,7 +376,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
         row.armed &= !readiness.gone;
         let generation = row.generation;
         match row.phase {
-            Phase::Free => {}
+            Phase::Free | Phase::Quarantined => {}
             Phase::Closing => self.rows.free_if_done(slot),
             Phase::Moving if readiness.gone => self.moves.departing.push(slot),
             Phase::Moving => {}
@@ -417,11 +432,17 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
         busy
     }
 
-    /// What the tasks beside the reactor ask for; a bounded part of it, so that clients are served between a large batch's parts.
+    /// What the tasks beside the reactor ask for, and what services say; a bounded part of it, so that clients are served between a large batch's parts.
     fn take_orders(&mut self) -> bool {
         for _ in 0..COMMANDS_PER_TURN {
             let Some((ticket, command)) = self.desk.take() else { break };
             self.feed(None, Event::Command { ticket, command });
+        }
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some((conn, number, verdict)) = self.desk.take_verdict() else { break };
+            // Of another shard's connection it is only passed on.
+            let about = (conn.shard == self.id).then_some(conn);
+            self.feed(about, Event::Verdict { conn, number, verdict });
         }
         !self.desk.is_empty()
     }
@@ -439,11 +460,11 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
         let more = mesh.drain(most, |from, envelope| {
             counters.envelopes_in += 1;
             let event = Event::Envelope { from, envelope };
-            panics += u64::from(catch_unwind(AssertUnwindSafe(|| machine.handle(event, *now))).is_err());
+            panics += u64::from(caught(|| machine.handle(event, *now)).is_err());
         });
         let busy = more || self.counters.envelopes_in != before;
         for _ in 0..panics {
-            self.panicked(None);
+            self.panicked_for_nobody();
         }
         if busy {
             self.act();

@@ -2,11 +2,10 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::machine::Machine;
 use super::poller::{Poller, RECEIVE_BATCH, Receive};
-use super::reactor::Reactor;
+use super::reactor::{Reactor, caught};
 use super::rows::Phase;
 use crate::ids::ConnectionId;
 use crate::limits::RECEIVE_BYTES;
@@ -92,7 +91,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                 }
                 let data = self.poller.received(index, len);
                 let (machine, now) = (&mut self.machine, self.now);
-                let handled = catch_unwind(AssertUnwindSafe(|| machine.handle(Event::Bytes { conn, data }, now)));
+                let handled = caught(|| machine.handle(Event::Bytes { conn, data }, now));
                 self.after(Some(conn), handled);
             }
             Phase::Open => match -result {
@@ -100,7 +99,7 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
                 libc::EINTR | libc::ENOMEM | libc::ENOBUFS => self.want_receive(slot),
                 _ => self.end(slot, conn.generation),
             },
-            Phase::Free | Phase::Closing => {}
+            Phase::Free | Phase::Closing | Phase::Quarantined => {}
         }
     }
 }

@@ -15,6 +15,8 @@ pub(super) enum Phase {
     Moving,
     /// To be closed, or closed and waiting for the last word of its poll.
     Closing,
+    /// Closed, but the state machine could not be made to forget it: never used again.
+    Quarantined,
 }
 
 /// One connection.
@@ -41,6 +43,8 @@ pub(super) struct Row {
     pub(super) blocked: bool,
     /// It holds one of `limits.connections`.
     pub(super) reserved: bool,
+    /// To be [`Phase::Quarantined`] where others are freed.
+    pub(super) quarantined: bool,
 }
 
 impl Row {
@@ -87,16 +91,22 @@ impl Rows {
     pub(super) fn by_token(&mut self, slot: u32, low_generation: u32) -> Option<&mut Row> {
         let row = self.rows.get_mut(slot as usize)?;
         let same = row.generation & ((1 << GENERATION_BITS) - 1) == low_generation;
-        (same && row.phase != Phase::Free).then_some(row)
+        (same && !matches!(row.phase, Phase::Free | Phase::Quarantined)).then_some(row)
     }
 
     /// Frees the row if nothing refers to it any more: its socket is gone and its poll has had its last word.
     pub(super) fn free_if_done(&mut self, slot: u32) {
         let Some(row) = self.rows.get_mut(slot as usize) else { return };
-        if row.phase != Phase::Free && row.phase != Phase::Open && row.fd.is_none() && !row.armed {
+        let done = matches!(row.phase, Phase::Moving | Phase::Closing) && row.fd.is_none() && !row.armed;
+        if !done {
+            return;
+        }
+        self.open -= 1;
+        if row.quarantined {
+            row.phase = Phase::Quarantined;
+        } else {
             *row = Row { generation: row.generation.wrapping_add(1), ..Row::unused() };
             self.free.push(slot);
-            self.open -= 1;
         }
     }
 
@@ -125,6 +135,7 @@ impl Row {
             ended: false,
             blocked: false,
             reserved: false,
+            quarantined: false,
         }
     }
 }
@@ -153,5 +164,19 @@ mod tests {
         assert_eq!(rows.insert(fd(), false), slot);
         assert!(rows.open(slot, 0).is_none(), "a stale handle finds nothing");
         assert!(rows.open(slot, 1).is_some() && rows.by_token(slot, 0).is_none());
+    }
+
+    #[test]
+    fn a_quarantined_row_is_never_used_again() {
+        let fd = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let mut rows = Rows::default();
+        let slot = rows.insert(fd(), true);
+        let row = rows.get_mut(slot).unwrap();
+        (row.phase, row.fd, row.quarantined) = (Phase::Closing, None, true);
+        rows.free_if_done(slot);
+        rows.free_if_done(slot);
+        assert_eq!(rows.in_use(), 0);
+        assert!(rows.open(slot, 0).is_none() && rows.by_token(slot, 0).is_none());
+        assert_ne!(rows.insert(fd(), true), slot);
     }
 }

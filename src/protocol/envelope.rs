@@ -9,6 +9,7 @@ use crate::ids::{ConnectionId, MessageId, ShardId};
 use crate::protocol::RequestId;
 use crate::protocol::class::Class;
 use crate::protocol::command::{Order, Report};
+use crate::protocol::hook::{Question, Verdict};
 use crate::protocol::tags::Tags;
 
 /// A thing that connections come and go to, and messages are sent to: rooms and channels share one mechanism.
@@ -210,6 +211,24 @@ pub enum Envelope {
     },
     /// From the shard that has the lease of the node: how it stands.
     Standing(Option<Standing>),
+    /// To the shard beside which services are asked.
+    Question {
+        /// The connection that waits.
+        conn: ConnectionId,
+        /// Its shard's number of the question.
+        number: u32,
+        /// What is asked.
+        question: Box<Question>,
+    },
+    /// To the shard of a connection that waits: what the service says.
+    Verdict {
+        /// The connection that waits.
+        conn: ConnectionId,
+        /// Its shard's number of the question.
+        number: u32,
+        /// What it says.
+        verdict: Box<Verdict>,
+    },
     /// To the shard that sent: so much of what it sent is done with.
     Credit {
         /// Envelopes.
@@ -231,6 +250,8 @@ impl Envelope {
             Envelope::Counted { users, .. } => users.iter().map(|(name, _)| name.len() + 24).sum(),
             Envelope::Order { order, .. } => order.payload_bytes(),
             Envelope::Report { report, .. } | Envelope::Confirm { report, .. } => report.payload_bytes(),
+            Envelope::Question { question, .. } => question.body.len(),
+            Envelope::Verdict { verdict, .. } => verdict.payload_bytes(),
             Envelope::MayConnect { .. }
             | Envelope::MayConnectAnswer { .. }
             | Envelope::Enter { .. }

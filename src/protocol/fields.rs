@@ -174,24 +174,29 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn publication(&self) -> Result<Publication<'a>, Fault> {
-        let content = self.content.ok_or_else(|| wrong("content", None, "any JSON value"))?;
-        let event = match present(self.event) {
-            Some(raw) => Some(name("event", Some(raw))?),
-            None => None,
-        };
-        let key = match present(self.key) {
-            Some(raw) => Some(bounded("key", Some(raw), 0, EVENT_BYTES_MAX, "a string of at most 128 bytes")?),
-            None => None,
-        };
-        let class = match present(self.class) {
-            Some(raw) => Some(class(raw)?),
-            None => None,
-        };
-        let (tags, tags_raw) = match present(self.tags) {
-            Some(raw) => (Some(Tags::parse(raw.text())?), Some(raw.text())),
-            None => (None, None),
-        };
-        Ok(Publication { content: content.text(), event, class, key, tags, tags_raw })
+        let content = self.content.ok_or_else(|| wrong("content", None, "any JSON value"))?.text();
+        self.changes(Publication { content, event: None, class: None, key: None, tags: None, tags_raw: None })
+    }
+
+    /// A publication with what is said here instead of what it had.
+    pub(super) fn changes(&self, mut publication: Publication<'a>) -> Result<Publication<'a>, Fault> {
+        if let Some(raw) = self.content {
+            publication.content = raw.text();
+        }
+        if let Some(raw) = present(self.event) {
+            publication.event = Some(name("event", Some(raw))?);
+        }
+        if let Some(raw) = present(self.key) {
+            let key = bounded("key", Some(raw), 0, EVENT_BYTES_MAX, "a string of at most 128 bytes")?;
+            publication.key = Some(key);
+        }
+        if let Some(raw) = present(self.class) {
+            publication.class = Some(class(raw)?);
+        }
+        if let Some(raw) = present(self.tags) {
+            (publication.tags, publication.tags_raw) = (Some(Tags::parse(raw.text())?), Some(raw.text()));
+        }
+        Ok(publication)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod envelope;
 mod fields;
 pub mod filter;
 pub mod happening;
+pub mod hook;
 pub mod name;
 pub mod permission;
 pub mod reply;

@@ -9,7 +9,7 @@
 //! | [`auth_ok`] | `{"type":"auth:ok","userId":"..","connectionId":"..","node":"..","heartbeatMs":N,"session":"..","local"?:true}` |
 //! | [`auth_fail`] | `{"type":"auth:fail","message":".."}` |
 //! | [`pong`] | `{"type":"pong","ts":MS,"id"?:ID}` |
-//! | [`ok`] | `{"type":"ok","id":ID,"roomId"?:"..","channel"?:"..","messageId"?:"..","status"?:"..","local"?:true}` |
+//! | [`ok`] | `{"type":"ok","id":ID,"roomId"?:"..","channel"?:"..","messageId"?:"..","status"?:"..","local"?:true,"content"?:..}` |
 //! | [`error`] | `{"type":"error","id"?:ID,"code":"..","message":".."}` |
 //! | [`presence`] | `{"type":"ok","id":ID,"roomId"\|"channel":"..","users":[{"userId":"..","connections":N},..],"userCount":N,"connectionCount":N,"truncated":BOOL}`; without an id `"type":"presence"` |
 //! | [`user_joined`], [`user_left`] | `{"type":"user:joined"\|"user:left","userId":"..","roomId":".."}` |
@@ -100,6 +100,8 @@ pub struct OkFields<'a> {
     pub status: Option<Status>,
     /// `"local":true`: done on this node, not confirmed by the cluster.
     pub local: bool,
+    /// `content`: one JSON value, verbatim: what a service has answered.
+    pub content: Option<&'a str>,
 }
 
 /// Appends a message on its way to its receivers.
@@ -203,6 +205,10 @@ pub fn ok(out: &mut Vec<u8>, id: &RequestId, fields: &OkFields<'_>) {
     optional_string(out, r#","status":"#, fields.status.map(Status::name));
     if fields.local {
         literal(out, r#","local":true"#);
+    }
+    if let Some(content) = fields.content {
+        literal(out, r#","content":"#);
+        literal(out, content);
     }
     literal(out, "}");
 }
@@ -426,6 +432,8 @@ mod tests {
         check(|out| ok(out, &text, &OkFields::default()), r#"{"type":"ok","id":"a\"\n"}"#);
         let joined = OkFields { room: Some("r"), local: true, ..OkFields::default() };
         check(|out| ok(out, &RequestId::Int(0), &joined), r#"{"type":"ok","id":0,"roomId":"r","local":true}"#);
+        let answered = OkFields { content: Some(r#"{"a" : 1}"#), ..OkFields::default() };
+        check(|out| ok(out, &RequestId::Int(0), &answered), r#"{"type":"ok","id":0,"content":{"a" : 1}}"#);
         let subscribed = OkFields { channel: Some("c"), ..OkFields::default() };
         check(|out| ok(out, &RequestId::Int(12), &subscribed), r#"{"type":"ok","id":12,"channel":"c"}"#);
         for (status, name) in [

@@ -180,6 +180,27 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// Every code.
+    pub const ALL: [ErrorCode; 12] = [
+        ErrorCode::BadJson,
+        ErrorCode::BadRequest,
+        ErrorCode::UnknownType,
+        ErrorCode::Unauthorized,
+        ErrorCode::Forbidden,
+        ErrorCode::NotMember,
+        ErrorCode::TooLarge,
+        ErrorCode::RateLimitMessages,
+        ErrorCode::RateLimitBytes,
+        ErrorCode::TooManyRooms,
+        ErrorCode::Unavailable,
+        ErrorCode::Internal,
+    ];
+
+    /// The code of that name.
+    pub fn by_name(name: &str) -> Option<ErrorCode> {
+        ErrorCode::ALL.into_iter().find(|code| code.name() == name)
+    }
+
     /// The text of `code` on the wire.
     pub fn name(self) -> &'static str {
         match self {
@@ -226,6 +247,18 @@ pub fn parse(text: &str) -> Result<Parsed<'_>, RequestError> {
 pub fn parse_publication(text: &str) -> Result<Publication<'_>, RequestError> {
     let mut fields = Fields::default();
     let read = fields.read(text).and_then(|()| fields.publication());
+    read.map_err(|fault| fault.with_id(None))
+}
+
+/// Reads what a service would change of a publication: those of its fields that `text` has too, as they are there. One that is `null`
+/// stays as it was, but for `content`.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_changes<'a>(text: &'a str, before: &Publication<'a>) -> Result<Publication<'a>, RequestError> {
+    let mut fields = Fields::default();
+    let read = fields.read(text).and_then(|()| fields.changes(before.clone()));
     read.map_err(|fault| fault.with_id(None))
 }
 
@@ -324,6 +357,24 @@ mod tests {
         }
         let nulls = r#"{"type":"broadcast","id":null,"content":0,"event":null,"class":null,"key":null,"tags":null}"#;
         assert_eq!(parse(nulls).unwrap().request, Request::Broadcast { publication: publication("0") });
+    }
+
+    #[test]
+    fn changes_replace_what_they_name() {
+        let before = parse_publication(r#"{"content":1,"event":"e","key":"k","tags":{"a":1}}"#).unwrap();
+        let same = parse_changes(r#"{"event":null,"key":null,"tags":null,"more":[]}"#, &before).unwrap();
+        assert_eq!(same, before);
+        let changed =
+            parse_changes(r#"{"content":null,"event":"f","class":"latest","tags":{"b":2}}"#, &before).unwrap();
+        assert_eq!((changed.content, changed.event.as_deref(), changed.key.as_deref()), ("null", Some("f"), Some("k")));
+        assert_eq!((changed.class, changed.tags_raw), (Some(Class::Latest), Some(r#"{"b":2}"#)));
+        assert!(parse_changes(r#"{"class":"fast"}"#, &before).is_err());
+    }
+
+    #[test]
+    fn codes_are_found_by_their_names() {
+        assert!(ErrorCode::ALL.into_iter().all(|code| ErrorCode::by_name(code.name()) == Some(code)));
+        assert_eq!(ErrorCode::by_name("Forbidden"), None);
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub(super) struct Connections {
     states: [u32; State::COUNT],
     throttled: u32,
     paused_by_pressure: u32,
+    asking: u32,
     oldest: Oldest,
     start_ms: u64,
 }
@@ -102,6 +103,7 @@ impl Connections {
             states: [0; State::COUNT],
             throttled: 0,
             paused_by_pressure: 0,
+            asking: 0,
             oldest: Oldest::default(),
             start_ms: now.mono_ms,
         };
@@ -169,6 +171,7 @@ impl Connections {
         self.states[row.state as usize] -= 1;
         self.throttled -= u32::from(row.paused.contains(Paused::THROTTLED));
         self.paused_by_pressure -= u32::from(row.paused.contains(Paused::PRESSURE));
+        self.asking -= u32::from(row.paused.contains(Paused::ASKING));
         row
     }
 
@@ -254,6 +257,7 @@ impl Connections {
         row.paused.insert(why);
         self.throttled += u32::from(why == Paused::THROTTLED);
         self.paused_by_pressure += u32::from(why == Paused::PRESSURE);
+        self.asking += u32::from(why == Paused::ASKING);
     }
 
     pub(super) fn resume(&mut self, slot: u32, why: Paused, now: Now) {
@@ -265,6 +269,7 @@ impl Connections {
         row.paused.remove(why);
         self.throttled -= u32::from(why == Paused::THROTTLED);
         self.paused_by_pressure -= u32::from(why == Paused::PRESSURE);
+        self.asking -= u32::from(why == Paused::ASKING);
         if !row.paused.any() {
             // The peer could not show a sign of life, or ask for anything, while nobody looked.
             row.last_receive_ds = now_ds;
@@ -349,6 +354,7 @@ impl Connections {
             closing: state(State::Closing),
             throttled: self.throttled,
             paused_by_pressure: self.paused_by_pressure,
+            asking: self.asking,
             outboxes: self.outboxes.leased() as u32,
             queued_bytes: self.queued_bytes,
             stored_bytes: self.stored.bytes(),

@@ -33,6 +33,9 @@ impl Shard {
 
     /// A row's deadline has come.
     fn due(&mut self, slot: u32, now: Now) {
+        if self.expire_question(slot, now) {
+            return;
+        }
         match self.connections.row(slot).state {
             State::Vacant => {}
             State::Connecting => self.opening_timed_out(slot, now),

@@ -19,6 +19,7 @@ use crate::ids::{ConnectionId, ShardId};
 use crate::protocol::command::{Command, Outcome};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::happening::Happening;
+use crate::protocol::hook::{Question, Verdict};
 use crate::settings::Settings;
 use crate::ws::deflate::DeflateParams;
 
@@ -70,6 +71,8 @@ pub enum Event<'a> {
     Panicked {
         /// Whose.
         conn: ConnectionId,
+        /// It was caught while its outbox was emptied, of which nothing can be relied on then: end the connection as it is.
+        sending: bool,
     },
     /// The deadline sweep is due: every [`TICK_MS`](crate::limits::TICK_MS).
     Tick,
@@ -88,6 +91,15 @@ pub enum Event<'a> {
         ticket: u32,
         /// Round trips in microseconds, in the order of the question; `None` where there is none.
         rtts_us: Vec<Option<u32>>,
+    },
+    /// What a service says to an [`Action::Ask`], or that it says nothing. It follows every question once, in any order.
+    Verdict {
+        /// The connection that waits, perhaps on another shard.
+        conn: ConnectionId,
+        /// The number of the question.
+        number: u32,
+        /// What it says.
+        verdict: Box<Verdict>,
     },
     /// The configuration was reloaded.
     Reload(Arc<Settings>),
@@ -139,6 +151,15 @@ pub enum Action {
     },
     /// Tell the services (`[hooks]`). May be lost, where there is no room for it any more.
     Tell(Box<Happening>),
+    /// Ask a service, and answer with [`Event::Verdict`]. Only the [first shard](crate::shard::hooks::ASKED_AT) says this.
+    Ask {
+        /// The connection that waits, perhaps on another shard.
+        conn: ConnectionId,
+        /// The number of the question.
+        number: u32,
+        /// What to ask.
+        question: Box<Question>,
+    },
     /// Look up the round trips that TCP measures (TCP_INFO), and answer with [`Event::Probed`].
     Probe {
         /// The number of the question.

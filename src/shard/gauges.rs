@@ -21,6 +21,8 @@ pub struct Gauges {
     pub throttled: u32,
     /// Connections that are not read from because the shard is short of memory.
     pub paused_by_pressure: u32,
+    /// Connections that wait for what a service says about them, or about what they sent.
+    pub asking: u32,
     /// Outboxes in use.
     pub outboxes: u32,
     /// Bytes queued, charged to each receiver: a frame in ten outboxes counts ten times.
@@ -78,6 +80,11 @@ impl Gauges {
             "paused_by_pressure",
             "Connections that are not read from because the shard is short of memory.",
             self.paused_by_pressure.into(),
+        );
+        f(
+            "asking",
+            "Connections that wait for what a service says about them, or about what they sent.",
+            self.asking.into(),
         );
         f("outboxes", "Outboxes in use.", self.outboxes.into());
         f(

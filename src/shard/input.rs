@@ -27,13 +27,15 @@ impl Shard {
         match row.state {
             State::Vacant => {}
             _ if row.discard_input => {}
-            _ if row.paused.contains(Paused::BUS) => self.hold_input(slot, data),
             State::Connecting => self.opening_bytes(slot, data, now),
             State::Moving => self.keep_for_home(slot, data),
             State::Authenticating | State::Active | State::Echo | State::Closing => {
                 // Any frame is a sign of life.
                 row.last_receive_ds = now_ds;
                 row.pinged = false;
+                if self.waits_behind(slot) {
+                    return self.bytes_behind(slot, data, now);
+                }
                 self.decode(slot, data, now);
             }
         }
@@ -48,7 +50,7 @@ impl Shard {
         self.connections.reweigh(slot);
     }
 
-    fn decode(&mut self, slot: u32, data: &mut [u8], now: Now) {
+    pub(super) fn decode(&mut self, slot: u32, data: &mut [u8], now: Now) {
         let conn = self.connections.id(slot);
         let config = self.decoder_config(slot);
         let row = self.connections.row_mut(slot);
@@ -72,7 +74,11 @@ impl Shard {
                         break;
                     }
                     if self.connections.row(slot).paused.contains(Paused::BUS) {
-                        self.hold_input(slot, &data[position..]);
+                        self.keep_behind(slot, &data[position..]);
+                        break;
+                    }
+                    if self.is_asking(slot) {
+                        // What came behind is kept already.
                         break;
                     }
                     own = self.connections.row_mut(slot).contexts().map(|c| std::mem::take(&mut c.inflater));
@@ -80,6 +86,10 @@ impl Shard {
                 Ok(Some(incoming)) => {
                     self.incoming(slot, incoming, now);
                     if self.connections.find(conn).is_none() || self.connections.row(slot).discard_input {
+                        break;
+                    }
+                    if self.is_asking(slot) {
+                        self.keep_behind(slot, &data[position..]);
                         break;
                     }
                 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use crate::error::CloseReason;
 use crate::ids::{ConnectionId, MessageIds, ShardId};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::permission::Permissions;
@@ -30,6 +31,7 @@ pub mod figures;
 mod frames;
 pub mod gauges;
 pub mod histogram;
+pub mod hooks;
 mod input;
 pub mod ip_table;
 pub mod limiter;
@@ -88,6 +90,8 @@ pub struct Shard {
     /// Connections that are opening or were, in the order in which they came.
     opening_order: VecDeque<ConnectionId>,
     drain: Drain,
+    /// The number of the next question to a service.
+    next_question: u32,
     message_ids: MessageIds,
     random: fastrand::Rng,
     default_permissions: Rc<Permissions>,
@@ -166,6 +170,7 @@ impl Shard {
             paused_by_pressure: Vec::new(),
             opening_order: VecDeque::new(),
             drain: Drain::Off,
+            next_question: 0,
             message_ids: MessageIds::new(id, settings.instance),
             default_permissions: Rc::new((*settings.default_permissions).clone()),
             inflater: Inflater::new(),
@@ -199,16 +204,19 @@ impl Shard {
             }
             Event::Adopted { conn, state } => self.adopted(conn, state, now),
             Event::Envelope { from, envelope } => self.receive(from, envelope, now),
-            Event::Panicked { conn } => {
+            Event::Panicked { conn, sending } => {
                 self.connections.counters.panics += 1;
-                if let Some(slot) = self.connections.find(conn) {
-                    self.panicked(slot, now);
+                match self.connections.find(conn) {
+                    Some(slot) if sending => self.abandon(slot, CloseReason::Internal, now),
+                    Some(slot) => self.panicked(slot, now),
+                    None => {}
                 }
             }
             Event::Tick => self.tick(now),
             Event::Drain => self.begin_drain(now),
             Event::Command { ticket, command } => self.command(ticket, command, now),
             Event::Probed { ticket, rtts_us } => self.probed(ticket, &rtts_us, now),
+            Event::Verdict { conn, number, verdict } => self.verdict(conn, number, *verdict, now),
             Event::Reload(settings) => self.reload(settings),
             Event::Bus(incoming) => self.bus(incoming, now),
             Event::Leave => self.leave_cluster(now),

@@ -10,6 +10,7 @@ use crate::error::{CloseReason, RefusalReason};
 use crate::ids::ConnectionId;
 use crate::limits::{HTTP_HEAD_BYTES_MAX, LINGER_TIMEOUT_MS, USER_AGENT_BYTES_MAX, USER_AGENTS_MAX};
 use crate::protocol::envelope::Envelope;
+use crate::protocol::hook::Greeting;
 use crate::shard::Shard;
 use crate::shard::cluster::route;
 use crate::shard::connections::NEVER;
@@ -41,6 +42,7 @@ enum Outcome {
 struct Upgraded {
     user_agent: Option<Rc<str>>,
     batch: bool,
+    greeting: Option<Box<Greeting>>,
     moved: bool,
 }
 
@@ -187,6 +189,10 @@ impl Shard {
                 stored.user_agent = row.user_agent;
                 stored.batch = row.batch;
                 stored.moved = row.moved;
+                if row.greeting.is_some() {
+                    stored.extra().greeting = row.greeting;
+                    self.connections.reweigh(slot);
+                }
                 self.connections.set_state(slot, State::Authenticating);
                 self.identify(slot, identity, now);
             }
@@ -295,7 +301,8 @@ impl Shard {
         let is_set = |name| head.query_param(name).is_some_and(|v| v == "1");
         let (batch, moved) = (is_set("batch"), is_set("moved"));
         let user_agent = head.user_agent().and_then(|text| self.intern_user_agent(text));
-        Ok(Outcome::Upgraded { upgrade, row: Upgraded { user_agent, batch, moved }, identity })
+        let greeting = self.greeting(head);
+        Ok(Outcome::Upgraded { upgrade, row: Upgraded { user_agent, batch, moved, greeting }, identity })
     }
 
     /// Queues the 101 and makes the row a WebSocket's.

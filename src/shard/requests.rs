@@ -29,7 +29,9 @@ impl Shard {
             Request::Auth { token } => self.auth_request(slot, &token, id, &mut [], now),
             Request::Ping => self.pong(slot, id.as_ref(), now),
             Request::SendMessage { target_user, publication } => {
-                if self.permitted(slot, Verb::Send, &target_user, id.as_ref(), now) {
+                if self.permitted(slot, Verb::Send, &target_user, id.as_ref(), now)
+                    && !self.asks_first(slot, Addressee::User(&target_user), &publication, id.as_ref(), now)
+                {
                     self.send_message(slot, &target_user, publication, id, now);
                 }
             }
@@ -40,7 +42,12 @@ impl Shard {
             }
             Request::Leave { room } => self.leave(slot, Topic::Room, &room, id, now),
             Request::Message { room, publication } => match self.membership(slot, Topic::Room, &room) {
-                Some(_) => self.publish(slot, Topic::Room, &room, publication, id, now),
+                Some(_) => {
+                    let to = Addressee::Topic(Topic::Room, &room);
+                    if !self.asks_first(slot, to, &publication, id.as_ref(), now) {
+                        self.publish(slot, Topic::Room, &room, publication, id, now);
+                    }
+                }
                 None => {
                     let text = "join the room first";
                     self.error(slot, id.as_ref(), ErrorCode::NotMember, text, now);
@@ -53,12 +60,17 @@ impl Shard {
             }
             Request::Unsubscribe { channel } => self.leave(slot, Topic::Channel, &channel, id, now),
             Request::Publish { channel, publication } => {
-                if self.permitted(slot, Verb::Publish, &channel, id.as_ref(), now) {
+                let to = Addressee::Topic(Topic::Channel, &channel);
+                if self.permitted(slot, Verb::Publish, &channel, id.as_ref(), now)
+                    && !self.asks_first(slot, to, &publication, id.as_ref(), now)
+                {
                     self.publish(slot, Topic::Channel, &channel, publication, id, now);
                 }
             }
             Request::Broadcast { publication } => {
-                if self.permitted(slot, Verb::Broadcast, "", id.as_ref(), now) {
+                if self.permitted(slot, Verb::Broadcast, "", id.as_ref(), now)
+                    && !self.asks_first(slot, Addressee::All, &publication, id.as_ref(), now)
+                {
                     self.broadcast(slot, publication, id, now);
                 }
             }
@@ -94,7 +106,14 @@ impl Shard {
         false
     }
 
-    fn send_message(&mut self, slot: u32, target: &str, publication: Publication<'_>, id: Option<RequestId>, now: Now) {
+    pub(super) fn send_message(
+        &mut self,
+        slot: u32,
+        target: &str,
+        publication: Publication<'_>,
+        id: Option<RequestId>,
+        now: Now,
+    ) {
         let (publication, message_id) = self.encode_of(slot, Addressee::User(target), &publication, now);
         let reply = self.reply_to(slot, id);
         let envelope = Envelope::ToUser { user: target.into(), publication, message_id, reply };
@@ -102,7 +121,7 @@ impl Shard {
         self.route(slot, home, envelope, now);
     }
 
-    fn publish(
+    pub(super) fn publish(
         &mut self,
         slot: u32,
         topic: Topic,
@@ -119,7 +138,7 @@ impl Shard {
         self.route(slot, home, envelope, now);
     }
 
-    fn broadcast(&mut self, slot: u32, publication: Publication<'_>, id: Option<RequestId>, now: Now) {
+    pub(super) fn broadcast(&mut self, slot: u32, publication: Publication<'_>, id: Option<RequestId>, now: Now) {
         let (publication, message_id) = self.encode_of(slot, Addressee::All, &publication, now);
         for shard in 0..self.settings.homes.shards() {
             let envelope = Envelope::Broadcast { publication: publication.clone() };

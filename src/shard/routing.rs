@@ -13,6 +13,7 @@ use crate::protocol::tags::Tags;
 use crate::shard::Shard;
 use crate::shard::cluster::Fate;
 use crate::shard::delivery::Manner;
+use crate::shard::event::Action;
 use crate::shard::frames::Shared;
 use crate::shard::outbox::{Accepted, Source};
 use crate::shard::relay::Debt;
@@ -108,6 +109,12 @@ impl Shard {
             Envelope::Confirm { to, ticket, report } => self.confirm(to, ticket, *report, None, now),
             Envelope::Report { ticket, report } => self.reported(ticket, *report, now),
             Envelope::Standing(standing) => self.standing_changed(standing, now),
+            Envelope::Question { conn, number, question } => {
+                let debt = self.relay.debt(from, bytes);
+                self.connections.actions.push_back(Action::Ask { conn, number, question });
+                self.settle(debt, now);
+            }
+            Envelope::Verdict { conn, number, verdict } => self.verdict(conn, number, *verdict, now),
             Envelope::Credit { envelopes, bytes } => {
                 let ready = self.relay.restore(from, envelopes, bytes);
                 self.go_on(ready, now);

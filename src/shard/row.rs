@@ -7,8 +7,10 @@ use smallvec::SmallVec;
 
 use crate::error::CloseReason;
 use crate::ids::{ConnectionId, ShardId};
+use crate::protocol::hook::Greeting;
 use crate::protocol::permission::Permissions;
 use crate::shard::event::Handover;
+use crate::shard::hooks::Asked;
 use crate::shard::limiter::RateWindow;
 use crate::ws::deflate::{DeflateParams, Deflater, Inflater};
 use crate::ws::message::Decoder;
@@ -57,6 +59,8 @@ impl Paused {
     pub(super) const PRESSURE: Paused = Paused(16);
     /// Its session begins when the cluster knows of its user.
     pub(super) const BUS: Paused = Paused(32);
+    /// A service was asked about it, or about what it sent.
+    pub(super) const ASKING: Paused = Paused(64);
 
     pub(super) fn any(self) -> bool {
         self.0 != 0
@@ -139,6 +143,12 @@ pub(super) struct Extra {
     pub(super) moving: Option<(ShardId, Box<Handover>)>,
     /// With context takeover only.
     pub(super) contexts: Option<Box<Contexts>>,
+    /// Until a service is asked who it is: what its request said.
+    pub(super) greeting: Option<Box<Greeting>>,
+    /// While a service is asked.
+    pub(super) asked: Option<Box<Asked>>,
+    /// What it sent behind what a service is asked about, as it came.
+    pub(super) behind: Vec<u8>,
     /// Tenths of a second since the shard's start: told to go to another node, it is closed then.
     pub(super) moves_at_ds: Option<u32>,
 }
@@ -149,7 +159,20 @@ impl Extra {
         let moving =
             self.moving.as_ref().map_or(0, |(_, state)| state.leftover.capacity() + state.inflate_window.capacity());
         let contexts = self.contexts.as_ref().map_or(0, |contexts| contexts.held_bytes());
-        size_of::<Self>() + opening + moving + contexts
+        let greeting = self.greeting.as_ref().map_or(0, |greeting| greeting.bytes());
+        let asked = self.asked.as_ref().map_or(0, |asked| asked.bytes());
+        size_of::<Self>() + opening + moving + contexts + greeting + asked + self.behind.capacity()
+    }
+
+    fn is_empty(&self) -> bool {
+        let Extra { opening, moving, contexts, greeting, asked, behind, moves_at_ds } = self;
+        opening.is_none()
+            && moving.is_none()
+            && contexts.is_none()
+            && greeting.is_none()
+            && asked.is_none()
+            && behind.is_empty()
+            && moves_at_ds.is_none()
     }
 }
 
@@ -283,6 +306,13 @@ impl Row {
 
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    /// Gives back what holds nothing.
+    pub(super) fn tidy(&mut self) {
+        if self.extra.as_ref().is_some_and(|extra| extra.is_empty()) {
+            self.extra = None;
+        }
     }
 
     /// When it is closed because its user belongs on another node.

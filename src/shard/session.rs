@@ -38,6 +38,7 @@ impl Shard {
     /// Goes on from the upgrade with what the request said.
     pub(super) fn identify(&mut self, slot: u32, identity: Identity, now: Now) {
         match identity {
+            Identity::UserId(_) if self.asks_who_connects() => self.ask_who(slot, None, None, &[], now),
             Identity::UserId(Some(user)) if valid_user(&user) => {
                 let claims =
                     Claims { user: user.into_boxed_str(), expires_unix_s: None, permissions: None, rooms: Vec::new() };
@@ -49,7 +50,7 @@ impl Shard {
                 self.close(slot, CloseReason::Unauthorized, text, now);
             }
             Identity::Token(token) => match self.verify(&token, now) {
-                Ok(claims) => self.authenticated(slot, claims, None, &mut [], now),
+                Ok(claims) => self.identified(slot, claims, None, &mut [], now),
                 Err(error) => self.authentication_failed(slot, error, None, now),
             },
             Identity::Later => {
@@ -76,7 +77,7 @@ impl Shard {
         }
         match self.verify(token, now) {
             Ok(claims) if active => self.refresh(slot, claims, id, now),
-            Ok(claims) => self.authenticated(slot, claims, id, rest, now),
+            Ok(claims) => self.identified(slot, claims, id, rest, now),
             Err(error) if active => {
                 self.error(slot, id.as_ref(), ErrorCode::Unauthorized, &error.to_string(), now);
             }
@@ -101,18 +102,42 @@ impl Shard {
             let text = "the token is another user's; this session stays as it was";
             return self.error(slot, id.as_ref(), ErrorCode::Unauthorized, text, now);
         }
+        if self.asks_who_connects() {
+            // Else a token could give back what the service has taken.
+            return self.ask_who(slot, Some(claims), id, &[], now);
+        }
+        self.refreshed(slot, claims, id, now);
+    }
+
+    /// What a running session is and may do from now on.
+    pub(super) fn refreshed(&mut self, slot: u32, claims: Claims, id: Option<RequestId>, now: Now) {
         let row = self.connections.row_mut(slot);
         row.expires_unix_s = claims.expires_unix_s.unwrap_or(0);
         row.permissions = claims.permissions.map(Rc::new);
         self.schedule(slot, now);
-        let local = matches!(self.admission(&user, now), Admission::Now { local: true });
+        let local = matches!(self.admission(&claims.user, now), Admission::Now { local: true });
         self.welcome(slot, local, now);
         self.answer_ok(slot, id.as_ref(), &OkFields::default(), now);
         self.join_claimed(slot, &claims.rooms, now);
     }
 
+    /// A token has said who the user is; perhaps a service has its say too.
+    fn identified(&mut self, slot: u32, claims: Claims, id: Option<RequestId>, rest: &mut [u8], now: Now) {
+        if self.asks_who_connects() {
+            return self.ask_who(slot, Some(claims), id, rest, now);
+        }
+        self.authenticated(slot, claims, id, rest, now);
+    }
+
     /// The user is known: a session here if this is the user's home, else the connection moves there.
-    fn authenticated(&mut self, slot: u32, claims: Claims, id: Option<RequestId>, rest: &mut [u8], now: Now) {
+    pub(super) fn authenticated(
+        &mut self,
+        slot: u32,
+        claims: Claims,
+        id: Option<RequestId>,
+        rest: &mut [u8],
+        now: Now,
+    ) {
         self.connections.counters.authenticated += 1;
         let home = self.settings.homes.user(&claims.user);
         if home == self.id {
@@ -402,7 +427,17 @@ impl Shard {
 
     /// What a closing peer still sends must be read, or its close frame would never be seen.
     fn read_to_the_end(&mut self, slot: u32, now: Now) {
-        for why in [Paused::THROTTLED, Paused::CREDIT, Paused::MOVING, Paused::ADDRESS, Paused::PRESSURE, Paused::BUS] {
+        self.withdraw_question(slot);
+        let all = [
+            Paused::THROTTLED,
+            Paused::CREDIT,
+            Paused::MOVING,
+            Paused::ADDRESS,
+            Paused::PRESSURE,
+            Paused::BUS,
+            Paused::ASKING,
+        ];
+        for why in all {
             self.connections.resume(slot, why, now);
         }
         self.connections.mark_dirty(slot);

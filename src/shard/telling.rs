@@ -71,13 +71,17 @@ impl Shard {
         }
         // It was read as one JSON value before.
         let Ok(content) = RawValue::from_string(publication.content.to_owned()) else { return };
-        let to = match to {
-            Addressee::User(user) => Target::User(user.into()),
-            Addressee::Topic(Topic::Room, room) => Target::Room(room.into()),
-            Addressee::Topic(Topic::Channel, channel) => Target::Channel(channel.into()),
-            Addressee::All => Target::All(true),
-        };
         let event = publication.event.as_deref().map(Box::from);
-        self.tell(slot, What::Message { id, to, event, content }, now);
+        self.tell(slot, What::Message { id, to: target(to), event, content }, now);
+    }
+}
+
+/// An addressee as services are told of it.
+pub(super) fn target(to: Addressee<'_>) -> Target {
+    match to {
+        Addressee::User(user) => Target::User(user.into()),
+        Addressee::Topic(Topic::Room, room) => Target::Room(room.into()),
+        Addressee::Topic(Topic::Channel, channel) => Target::Channel(channel.into()),
+        Addressee::All => Target::All(true),
     }
 }

@@ -2,29 +2,6 @@
 //! rows, connections) is done here in the simplest way that is right; `tests/cluster_model` has the real one.
 #![allow(dead_code, unreachable_pub, reason = "a model of one test binary")]
 
-pub mod ledger;
-pub mod node;
-pub mod redis;
-
-use std::rc::Rc;
-use std::sync::Arc;
-
-use ringgate::cluster::agent::{Clock, Standing, own_channel};
-use ringgate::cluster::exchange::{BROADCAST_CHANNEL, Effect, Here, Letter, Mode, Outgoing, Polled};
-use ringgate::cluster::parcel::{Answer, Parcel, Target};
-use ringgate::cluster::registry::{Row, Rows};
-use ringgate::ids::{MessageId, ShardId};
-use ringgate::protocol::reply::Status;
-
-use self::ledger::Ledger;
-use self::node::{Lease, Node, Shard};
-use self::redis::{Command, Connection, Connections, Redis, Reply};
-
-pub const LEASE_TTL_MS: u64 = 1_000;
-pub const ANSWER_WITHIN_MS: u64 = 1_500;
-const NODES: usize = 3;
-const USERS: u32 = 6;
-
 /// Says what happens, for who looks into a seed (`RINGGATE_SIM_TRACE=1`).
 macro_rules! trace {
     ($world:expr, $($text:tt)*) => {
@@ -33,6 +10,27 @@ macro_rules! trace {
         }
     };
 }
+
+mod arriving;
+mod faults;
+mod leases;
+pub mod ledger;
+pub mod node;
+pub mod redis;
+
+use ringgate::cluster::agent::{Clock, own_channel};
+use ringgate::cluster::exchange::{BROADCAST_CHANNEL, Effect, Here, Letter, Mode, Outgoing};
+use ringgate::ids::{MessageId, ShardId};
+use ringgate::protocol::reply::Status;
+
+use self::ledger::Ledger;
+use self::node::{Node, Shard};
+use self::redis::{Command, Connection, Connections, Redis};
+
+pub const LEASE_TTL_MS: u64 = 1_000;
+pub const ANSWER_WITHIN_MS: u64 = 1_500;
+const NODES: usize = 3;
+const USERS: u32 = 6;
 
 pub struct World {
     traces: bool,
@@ -125,91 +123,6 @@ impl World {
 
     fn clock(&self) -> Clock {
         Clock { mono_ms: self.now_ms, boot_ms: self.now_ms, unix_ms: 1_790_000_000_000 + self.now_ms }
-    }
-
-    fn fault(&mut self) {
-        let until_ms = self.now_ms + self.rng.u64(20..1_500);
-        let node = self.rng.usize(..NODES);
-        let fault = self.rng.u32(..250);
-        if fault < 17 {
-            trace!(self, "fault {fault} on node {node} until {until_ms}");
-        }
-        match fault {
-            0 => self.hangs_until_ms = until_ms,
-            1 => {
-                self.refuses_until_ms = until_ms;
-                self.cut(|_| true);
-            }
-            2 => {
-                self.redis.forget(&mut self.connections);
-                if self.rng.bool() {
-                    self.cut(|_| true);
-                }
-            }
-            3..=6 => {
-                let victim = self.rng.u64(..self.next_connection.max(1));
-                self.cut(|id| id == victim);
-            }
-            7 | 8 => {
-                let victim = self.rng.u64(..self.next_connection.max(1));
-                if let Some(connection) = self.connections.get_mut(&victim) {
-                    connection.deaf = true;
-                }
-            }
-            9 | 10 => self.kill(node),
-            11 | 12 => self.nodes[node].frozen_until_ms = until_ms,
-            13 => self.redis.reap(self.now_ms, &mut self.connections),
-            14 => self.nodes[node].lose_lease_at_ms = self.now_ms,
-            15 | 16 => self.abandon(node, until_ms),
-            _ => {}
-        }
-        // Who does not hear is replaced in the end.
-        if self.rng.u32(..40) == 0 {
-            let deaf = self.connections.iter().find(|(_, c)| c.deaf).map(|(id, _)| *id);
-            self.cut(|id| Some(id) == deaf);
-        }
-    }
-
-    fn kill(&mut self, node: usize) {
-        if self.nodes[node].back_at_ms.is_some() {
-            return;
-        }
-        let until_ms = self.now_ms + self.rng.u64(..800);
-        for shard in std::mem::take(&mut self.nodes[node].shards) {
-            for id in shard.sides.into_iter().flatten() {
-                let connection = self.connections.get_mut(&id).unwrap();
-                let arrives = self.rng.usize(..=connection.up.len());
-                connection.up.truncate(arrives);
-                self.half_open.push((id, until_ms));
-            }
-            self.ledger.crashed(shard.exchange_id);
-        }
-        self.nodes[node].back_at_ms = Some(self.now_ms + self.rng.u64(20..1_800));
-        self.nodes[node].lease = None;
-    }
-
-    /// A client gives a connection up that is slow: what it has sent is carried out all the same, perhaps after what it sends next.
-    fn abandon(&mut self, node: usize, until_ms: u64) {
-        let side = self.rng.usize(..2);
-        if !self.nodes[node].runs(self.now_ms) {
-            return;
-        }
-        let Some(id) = self.nodes[node].shards[0].sides[side] else { return };
-        self.half_open.push((id, until_ms));
-        self.lose(node, 0, side, self.now_ms);
-    }
-
-    /// The server ends connections: some of the answers still arrive.
-    fn cut(&mut self, which: impl Fn(u64) -> bool) {
-        for (id, connection) in &mut self.connections {
-            if which(*id) && !connection.cut {
-                connection.cut = true;
-                connection.up.clear();
-                connection.channels.clear();
-                let arrives = self.rng.usize(..=connection.down.len());
-                connection.down.truncate(arrives);
-            }
-        }
     }
 
     fn churn(&mut self) {
@@ -318,95 +231,6 @@ impl World {
         }
     }
 
-    /// On the first shard's connection for commands.
-    fn watch_lease(&mut self, node: usize) {
-        let now_ms = self.now_ms;
-        let place = &mut self.nodes[node];
-        let lost =
-            place.lease.as_ref().is_some_and(|lease| lease.until_ms <= now_ms || place.lose_lease_at_ms == now_ms);
-        // It is noticed now, or a little later, as a tick would.
-        if lost && self.rng.bool() {
-            self.stand(node, None);
-        }
-        let place = &mut self.nodes[node];
-        if place.shards[0].sides[0].is_none() {
-            place.lease_asked = false;
-            return;
-        }
-        let name = place.name.clone();
-        let mut commands = Vec::new();
-        if now_ms >= place.poll_at_ms {
-            place.poll_at_ms = now_ms + 100;
-            commands.push(Command::Poll { asked_ms: now_ms });
-        }
-        if !place.lease_asked {
-            match &place.lease {
-                None => {
-                    place.lease_asked = true;
-                    let floor = (1_000_000 + now_ms).max(place.newest_epoch + 1);
-                    commands.push(Command::Acquire { node: name, floor, sent_ms: now_ms });
-                }
-                Some(lease) if now_ms >= lease.renew_at_ms => {
-                    place.lease_asked = true;
-                    commands.push(Command::Renew { node: name, epoch: lease.epoch, sent_ms: now_ms });
-                }
-                Some(_) => {}
-            }
-        }
-        for command in commands {
-            self.command(node, 0, 0, command);
-        }
-    }
-
-    fn lease_answered(&mut self, node: usize, epoch: Option<u64>, renewed: u64, sent_ms: u64) {
-        let now_ms = self.now_ms;
-        let place = &mut self.nodes[node];
-        place.lease_asked = false;
-        place.newest_epoch = place.newest_epoch.max(renewed);
-        let until_ms = sent_ms + LEASE_TTL_MS;
-        let held = place.lease.as_ref().map(|lease| lease.epoch);
-        let lease = |epoch| Lease { epoch, until_ms, renew_at_ms: sent_ms + LEASE_TTL_MS / 3 };
-        match epoch {
-            Some(epoch) if until_ms > now_ms && held.is_none_or(|held| held == epoch) => {
-                // What ran out does not live on.
-                if place.lease.as_ref().is_none_or(|lease| lease.until_ms > now_ms) {
-                    self.stand(node, Some(lease(epoch)));
-                }
-            }
-            Some(_) => {}
-            None if held == Some(renewed) => self.stand(node, None),
-            None => {}
-        }
-    }
-
-    fn stand(&mut self, node: usize, lease: Option<Lease>) {
-        let clock = self.clock();
-        let place = &mut self.nodes[node];
-        let epoch = |lease: &Option<Lease>| lease.as_ref().map(|lease| lease.epoch);
-        let changed = epoch(&place.lease) != epoch(&lease);
-        if changed && self.traces {
-            eprintln!("{:>6} node {node} has epoch {:?}", self.now_ms, epoch(&lease));
-        }
-        place.lease = lease;
-        let standing = place.lease.as_ref().map(|lease| Standing {
-            node: Arc::from(&*place.name),
-            epoch: lease.epoch,
-            until_ms: lease.until_ms,
-        });
-        for shard in &mut place.shards {
-            shard.exchange.standing(standing.as_ref(), clock);
-            if changed {
-                shard.start_over();
-            }
-        }
-        for shard in 0..self.nodes[node].shards.len() {
-            if changed {
-                self.subscribe(node, shard);
-            }
-            self.act(node, shard);
-        }
-    }
-
     fn connect(&mut self, node: usize, shard: usize) {
         if self.now_ms < self.refuses_until_ms || self.nodes[node].shards[shard].retry_at_ms > self.now_ms {
             return;
@@ -433,157 +257,6 @@ impl World {
             place.subscribing += 1;
             let channels = own.into_iter().chain(all).collect();
             self.command(node, shard, 1, Command::Subscribe { channels });
-        }
-    }
-
-    /// What has come down the connections of one shard.
-    fn arrive(&mut self, node: usize, shard: usize) {
-        for side in [0, 1] {
-            let Some(id) = self.nodes[node].shards[shard].sides[side] else { continue };
-            for _ in 0..self.rng.usize(..16) {
-                let Some(reply) = self.connections.get_mut(&id).unwrap().down.pop_front() else { break };
-                self.take(node, shard, reply);
-                self.act(node, shard);
-                if self.nodes[node].shards[shard].sides[side] != Some(id) {
-                    break;
-                }
-            }
-            let connection = &self.connections[&id];
-            if connection.cut && connection.down.is_empty() {
-                self.connections.remove(&id);
-                let retry_at_ms = self.now_ms + self.rng.u64(5..60);
-                self.lose(node, shard, side, retry_at_ms);
-            }
-        }
-    }
-
-    /// A connection is gone: what it owed is handed back, in one order or the other.
-    fn lose(&mut self, node: usize, shard: usize, side: usize, retry_at_ms: u64) {
-        let clock = self.clock();
-        let told_first = self.rng.bool();
-        let place = &mut self.nodes[node].shards[shard];
-        place.sides[side] = None;
-        place.retry_at_ms = retry_at_ms;
-        place.up = false;
-        if told_first {
-            place.exchange.link_up(false, clock);
-        }
-        if side == 0 {
-            place.start_over();
-            for user in std::mem::take(&mut place.finding) {
-                place.exchange.found(&user, None, clock);
-            }
-            let tickets = std::mem::take(&mut place.publishing);
-            place.exchange.unanswered(&tickets);
-            place.exchange.invalidated_all(clock);
-        } else {
-            place.subscribed = false;
-            place.subscribing = 0;
-        }
-        place.exchange.link_up(false, clock);
-        self.act(node, shard);
-    }
-
-    fn take(&mut self, node: usize, shard: usize, reply: Reply) {
-        let clock = self.clock();
-        let place = &mut self.nodes[node].shards[shard];
-        match reply {
-            Reply::Put { user, epoch, done } => {
-                place.written(&user, true, done, Some(epoch), clock.mono_ms);
-                place.exchange.invalidated(&user);
-            }
-            Reply::Deleted { user } => {
-                place.written(&user, false, true, None, clock.mono_ms);
-                place.exchange.invalidated(&user);
-            }
-            Reply::Found { user, rows } => {
-                if self.traces {
-                    eprintln!("{:>6} node {node}.{shard} finds {user} on {rows:?}", self.now_ms);
-                }
-                let user: Rc<str> = user.as_str().into();
-                let found = place.finding.iter().position(|finding| *finding == user).expect("it was asked");
-                place.finding.remove(found);
-                let row = |(node, epoch, shard): (String, u64, u16)| Row {
-                    node: node.as_str().into(),
-                    epoch,
-                    shard: ShardId(shard),
-                };
-                let rows: Rows = rows.into_iter().map(row).collect();
-                place.exchange.found(&user, Some(rows), clock);
-            }
-            Reply::Published { ticket, heard } => {
-                if self.traces {
-                    eprintln!("{:>6} node {node}.{shard} is heard {ticket} by {heard}", self.now_ms);
-                }
-                place.publishing.retain(|publishing| *publishing != ticket);
-                place.exchange.published(ticket, Some(heard), clock);
-            }
-            Reply::Subscribed => {
-                place.subscribing -= 1;
-                place.subscribed = place.subscribing == 0;
-                place.exchange.listening(place.subscribed);
-            }
-            Reply::Acquired { epoch, sent_ms } => self.lease_answered(node, Some(epoch), epoch, sent_ms),
-            Reply::Renewed { renewed, epoch, sent_ms } => {
-                self.lease_answered(node, renewed.then_some(epoch), epoch, sent_ms);
-            }
-            Reply::Leases { leases, asked_ms } => {
-                if self.traces {
-                    eprintln!("{:>6} node {node} polls at {asked_ms} {leases:?}", self.now_ms);
-                }
-                let leases: Vec<Polled<'_>> = leases
-                    .iter()
-                    .map(|(node, epoch, left_ms)| {
-                        let shards = Node::shards_of(node);
-                        Polled { node, epoch: *epoch, until_ms: left_ms.map(|left| asked_ms + left), shards }
-                    })
-                    .collect();
-                for shard in 0..self.nodes[node].shards.len() {
-                    let exchange = &mut self.nodes[node].shards[shard].exchange;
-                    exchange.nodes(leases.iter().copied(), asked_ms, clock);
-                    self.act(node, shard);
-                }
-            }
-            Reply::Invalidated { user } => place.exchange.invalidated(&user),
-            Reply::InvalidatedAll => place.exchange.invalidated_all(clock),
-            Reply::Message { channel, payload } => self.message(node, shard, &channel, &payload),
-        }
-    }
-
-    fn message(&mut self, node: usize, shard: usize, channel: &str, payload: &[u8]) {
-        use ringgate::cluster::exchange::Verdict;
-        let clock = self.clock();
-        match Parcel::decode(payload).expect("a parcel") {
-            Parcel::Answers(answers) => {
-                trace!(self, "node {node}.{shard} hears {answers:?}");
-                self.nodes[node].shards[shard].exchange.answers(&answers, clock);
-            }
-            Parcel::Message(label, frame) => {
-                let Target::User(user) = label.to else { panic!("for a user") };
-                let home = self.nodes[node].home(user).number;
-                let place = &mut self.nodes[node].shards[shard];
-                if home != shard {
-                    assert_eq!(self.mode, Mode::Broadcast, "by the registry it comes to the home");
-                    return place.exchange.overheard(channel.as_bytes(), &label, clock);
-                }
-                let verdict = place.exchange.message(channel.as_bytes(), &label, clock);
-                let (number, began) = (label.number, label.route_began);
-                if self.traces {
-                    let id = label.message_id.0;
-                    eprintln!("{:>6} node {node}.{shard} gets {id} as {number} ({began}): {verdict:?}", self.now_ms);
-                }
-                if verdict != Verdict::Deliver {
-                    return;
-                }
-                let id = u64::from_be_bytes(frame.try_into().expect("eight bytes"));
-                let status = deliver(place, user, id, &mut self.ledger, &mut self.rng, true);
-                let answer = match status {
-                    Status::Delivered => Answer::Delivered,
-                    Status::Offline => Answer::Moved,
-                    Status::Dropped | Status::Stored => Answer::Dropped,
-                };
-                place.exchange.delivered(&label, answer);
-            }
         }
     }
 

@@ -159,12 +159,12 @@ unsafe impl Machine for StandIn {
                 assert!(std::mem::take(&mut c.blocked), "woken without having been blocked");
                 self.mark(conn);
             }
-            Event::Panicked { conn } => self.close(conn),
+            Event::Panicked { conn, .. } => self.close(conn),
             Event::Command { ticket, .. } => {
                 let outcome = Box::new(ringgate::protocol::command::Outcome::Probed);
                 self.actions.push_back(Action::CommandDone { ticket, outcome });
             }
-            Event::Probed { .. } => {}
+            Event::Probed { .. } | Event::Verdict { .. } => {}
             Event::Drain => {
                 self.draining = true;
                 self.actions.push_back(Action::CloseListener);

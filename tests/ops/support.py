@@ -18,6 +18,8 @@ BINARY = pathlib.Path(
 )
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(TUNING))
+# What the process tests have for everybody.
+sys.path.append(str(ROOT / "tests" / "process"))
 
 GIB = 1 << 30
 

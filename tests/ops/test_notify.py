@@ -1,18 +1,15 @@
 """What the gateway tells the service manager, over a real notify socket: sd_notify(3), and the watchdog with a shard that hangs."""
 
 import contextlib
-import ctypes
 import os
-import pathlib
 import signal
 import socket
 import time
 
 import pytest
+from stall import shard_threads, stopped
 from support import clean_environment, client, eventually, handshake, read_json, started
 
-PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
-WALL = 0x40000000
 # Shards that answer are at most this old when WATCHDOG=1 is sent, and a message takes some time on a busy machine.
 FRESH_S = 2
 SLACK_S = 2
@@ -146,38 +143,6 @@ def test_the_watchdog_is_fed_in_time(gateway):
     process.send_signal(signal.SIGTERM)
     assert manager.until("STOPPING")
     assert process.wait(20) == 0
-
-
-def shard_threads(pid):
-    """Thread ids of the shards, in order."""
-    names = {}
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        name = (task / "comm").read_text().strip()
-        if name.startswith("shard-"):
-            names[name] = int(task.name)
-    return [names[name] for name in sorted(names)]
-
-
-@contextlib.contextmanager
-def stopped(thread):
-    """Holds one thread of another process, as a loop without end would; the others run on."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-
-    def ptrace(request):
-        if libc.ptrace(request, thread, None, None) != 0:
-            error = ctypes.get_errno()
-            if request == PTRACE_SEIZE and error == 1:
-                pytest.skip("ptrace is not allowed here")
-            raise OSError(error, os.strerror(error))
-
-    ptrace(PTRACE_SEIZE)
-    ptrace(PTRACE_INTERRUPT)
-    os.waitpid(thread, WALL)
-    try:
-        yield
-    finally:
-        ptrace(PTRACE_DETACH)
 
 
 @pytest.mark.parametrize("driver, which", [("auto", 0), ("auto", 2), ("epoll", 1)])

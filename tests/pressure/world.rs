@@ -209,7 +209,12 @@ impl World {
     fn act(&mut self) {
         while let Some(action) = self.shard.next_action() {
             match action {
-                Action::CommandDone { .. } | Action::Probe { .. } | Action::Tell(_) | Action::Bus(_) | Action::Left => {
+                Action::CommandDone { .. }
+                | Action::Probe { .. }
+                | Action::Tell(_)
+                | Action::Ask { .. }
+                | Action::Bus(_)
+                | Action::Left => {
                     unreachable!("nobody asks for anything")
                 }
                 Action::Close { conn } => {

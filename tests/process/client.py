@@ -54,6 +54,8 @@ class Client:
         options.setdefault("close_timeout", TIMEOUT_S)
         options.setdefault("compression", None)
         options.setdefault("max_size", None)
+        # Who takes in everything is never half-read when it closes, which would take until the time-out.
+        options.setdefault("max_queue", None)
         options.setdefault("proxy", None)
         options.setdefault("legacy", True)  # a plain connection, not a context manager
         self.ws = connect(url, additional_headers=headers, **options)

@@ -101,6 +101,13 @@ class Cluster:
             with Admin(node) as admin:
                 eventually(lambda: names == living(admin), f"{node.node_id} knows of {names}", timeout)
 
+    def wait_settled(self, timeout=10):
+        """Waits until every shard of every node has seen the leases of all."""
+        for node in self.nodes:
+            with Admin(node) as admin:
+                seen = lambda: set(admin.metrics()["ringgate_bus_nodes"][2].values())
+                eventually(lambda: seen() == {len(self.nodes)}, f"all of {node.node_id} know of all", timeout)
+
     def stop(self):
         """Ends all as an operator would, and requires that this goes well."""
 
@@ -195,6 +202,11 @@ def figure(node, *families):
         return sum(sum(metrics[family][2].values()) for family in families)
 
 
+def nodes_of(admin, **place):
+    """Connections by node, of a user, a room or a channel."""
+    return {node["node"]: node["connections"] for node in admin.call("presence", **place)["nodes"]}
+
+
 def status(client, user, content, **fields):
     """What a `send_message` was answered: its status, or the code of its error."""
     try:
@@ -220,12 +232,14 @@ class Device:
     def __init__(self, node, user):
         self.wire = Wire(node)
         self.wire.upgrade(f"/ws?{urlencode({'user_id': user})}")
-        assert json.loads(self.wire.opcode(TEXT))["type"] == "auth:ok"
+        self.early = []
+        while (message := json.loads(self.wire.opcode(TEXT)))["type"] != "auth:ok":
+            self.early.append(message["content"])
 
     def goodbye(self):
         """The contents of all messages."""
         self.wire.send(frame(CLOSE, (1000).to_bytes(2, "big")))
-        contents = []
+        contents = self.early
         while True:
             _, _, opcode, data = self.wire.frame()
             if opcode == CLOSE:

@@ -24,7 +24,7 @@ def test_killed_under_traffic(start_cluster, unique, routing):
         time.sleep(0.7)
         killed = time.monotonic()
         cluster[1].kill()
-        time.sleep(RECOVERY_S + 1)
+        time.sleep(RECOVERY_S)
     traffic.check()
     assert traffic.answers()["delivered"] > 100, traffic.answers()
     # The dead node's word was that they are in the outboxes of its clients; nobody can know more.

@@ -79,8 +79,11 @@ def test_hung_and_back(start_cluster, connect, routing):
     people.log_was_short()
 
 
-@BOTH
-@pytest.mark.parametrize("what", ["FLUSHALL", "SCRIPT FLUSH", "CLIENT KILL TYPE normal", "CLIENT KILL TYPE pubsub"])
+@pytest.mark.parametrize(
+    "routing, what",
+    [("broadcast", "FLUSHALL"), ("broadcast", "CLIENT KILL TYPE pubsub")]
+    + [("registry", what) for what in ("FLUSHALL", "SCRIPT FLUSH", "CLIENT KILL TYPE normal", "CLIENT KILL TYPE pubsub")],
+)
 def test_what_operators_do(start_cluster, connect, routing, what):
     """Under traffic: nobody is disconnected, no answer is wrong, and all is found afterwards."""
     cluster = start_cluster(routing, 2, QUICK)
@@ -98,9 +101,8 @@ def test_what_operators_do(start_cluster, connect, routing, what):
     eventually(lambda: not cluster.registered([comer.user]), "who goes is forgotten")
 
 
-@BOTH
-def test_out_of_memory(start_cluster, connect, routing):
-    cluster = start_cluster(routing, 2, QUICK)
+def test_out_of_memory(start_cluster, connect):
+    cluster = start_cluster("registry", 2, QUICK)
     people = People(cluster, connect)
     cluster.redis.call("CONFIG", "SET", "maxmemory", "1")
     people.local_traffic_goes_on()
@@ -130,11 +132,10 @@ def test_read_only(start_cluster, connect, routing):
     people.log_was_short()
 
 
-@BOTH
-def test_another_password(start_cluster, connect, routing):
+def test_another_password(start_cluster, connect):
     old, new = "the-old-secret", "the-new-secret"
     with RedisServer("--requirepass", old) as redis:
-        cluster = start_cluster(routing, 2, QUICK, redis=redis, url=redis.url(f":{old}"))
+        cluster = start_cluster("registry", 2, QUICK, redis=redis, url=redis.url(f":{old}"))
         people = Strangers(cluster, connect)
         with redis.connect(password=old) as operator:
             operator.call("CONFIG", "SET", "requirepass", new)
@@ -173,9 +174,8 @@ def test_a_wrong_password_from_the_start(connect):
             assert "not-right" not in cluster[0].log()
 
 
-@BOTH
-def test_ready_needs_the_bus_where_the_operator_says_so(start_cluster, connect, routing):
-    cluster = start_cluster(routing, 1, {**QUICK, "cluster.ready_needs_bus": True})
+def test_ready_needs_the_bus_where_the_operator_says_so(start_cluster):
+    cluster = start_cluster("registry", 1, {**QUICK, "cluster.ready_needs_bus": True})
     with Admin(cluster[0]) as admin:
         assert admin.json("/readyz")[0] == 200
         cluster.redis.kill()

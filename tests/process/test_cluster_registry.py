@@ -15,7 +15,7 @@ LOOKS_PLACES_UP = [routing for routing in ROUTINGS if routing != "broadcast"]
 
 @pytest.mark.parametrize("routing", LOOKS_PLACES_UP)
 def test_rows_live_as_long_as_sessions(start_cluster, connect, routing):
-    cluster = start_cluster(routing, 2, {"redis.entry_ttl": "3s"})
+    cluster = start_cluster(routing, 2, {**QUICK, "redis.entry_ttl": "3s"})
     alice, bob = connect(cluster[0], "alice"), connect(cluster[1], "bob")
     assert cluster.registered([alice.user, bob.user]) == {alice.user, bob.user}
     with cluster.redis.connect() as redis:
@@ -53,7 +53,7 @@ def test_names_keep_to_the_prefix(start_cluster, connect, unique):
     clients[0].request("message", roomId="r", content="in this room")
     assert clients[1].expect("message")["content"] == "in this room"
     assert status(clients[0], clients[0].user, "here") == "delivered"
-    assert messages(clients[1]) == ["here"]
+    assert clients[1].expect("message")["content"] == "here"
     assert messages(clients[2]) == []
     assert one.redis.keys() and all(key.startswith(("chat-7:", "chat-8:")) for key in one.redis.keys())
     assert all(channel.startswith(("chat-7:", "chat-8:")) for channel in one.channels())
@@ -97,6 +97,7 @@ def publishes(asked, prefix):
 
 def test_a_message_costs_one_publish_for_each_node_and_no_look_up(start_cluster, connect):
     cluster = start_cluster("registry", 3)
+    cluster.wait_settled()
     sender, near = connect(cluster[0], "sender"), connect(cluster[0], "near")
     far, wide = connect(cluster[1], "far"), [connect(node, "wide") for node in cluster.nodes[1:]]
     for user in (near.user, far.user, wide[0].user):

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from admin import Admin
-from cluster import MALFORMED, figure, messages, payload, status
+from cluster import MALFORMED, figure, messages, nodes_of, payload, status
 from gateway import eventually
 
 CONTENT = {"x": [1, "é"]}
@@ -172,7 +172,8 @@ def test_online_on_the_first_and_offline_on_the_last_connection(cluster, connect
         second, third = connect(cluster[0], "ann"), connect(cluster[1], "ann")
         first.close()
         second.close()
-        eventually(lambda: not other_nodes_have(cluster, first.user, "n0"), "n0 has let go")
+        with Admin(cluster[2]) as admin:
+            eventually(lambda: nodes_of(admin, user=first.user) == {"n1": 1}, "n0 has let go")
         third.close()
         last = events(listener, first.user)
         assert (last["event"], last["node"]) == ("offline", "n1")
@@ -182,11 +183,6 @@ def test_online_on_the_first_and_offline_on_the_last_connection(cluster, connect
         assert events(listener, first.user)["event"] == "offline"
         told = [json.loads(told) for _, told in listener.taken(0.3)]
         assert [event for event in told if event["user_id"] == first.user] == []
-
-
-def other_nodes_have(cluster, user, name):
-    with Admin(cluster[2]) as admin:
-        return name in admin.call("presence", user=user)["nodes"]
 
 
 def test_online_and_offline_alternate_however_fast_somebody_comes_and_goes(cluster, connect, unique):

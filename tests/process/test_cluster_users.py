@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from admin import Admin
-from cluster import ROUTINGS, Device, messages, status
+from cluster import ROUTINGS, Device, messages, nodes_of, status
 from gateway import eventually
 from test_backpressure import PATIENT, heard, slow_client
 
@@ -127,6 +127,26 @@ def test_nothing_is_lost_or_reordered_while_a_user_moves(cluster, connect, uniqu
     assert not missing, f"{sorted(missing)} of {len(statuses)} were delivered to nobody"
 
 
+def test_nothing_comes_before_auth_ok(cluster, connect, unique):
+    """However many messages there are for a user who is just coming."""
+    senders, bob = [connect(node, f"sender{number}") for number, node in enumerate(cluster.nodes)], unique("bob")
+    stays, done = connect(cluster[0], "bob"), threading.Event()
+
+    def flood(sender):
+        while not done.is_set():
+            status(sender, bob, "flood")
+
+    threads = [threading.Thread(target=flood, args=[sender]) for sender in senders]
+    [thread.start() for thread in threads]
+    try:
+        early = [Device(node, bob).early for node in cluster.nodes * 8]
+    finally:
+        done.set()
+        [thread.join() for thread in threads]
+    stays.fence()
+    assert [messages for messages in early if messages] == []
+
+
 @pytest.mark.parametrize("class_", ["urgent", "normal", "latest", "droppable"])
 def test_every_class_arrives_where_nobody_is_behind(cluster, connect, class_):
     alice, bob = connect(cluster[0], "alice"), connect(cluster[1], "bob")
@@ -179,30 +199,35 @@ def test_an_idempotency_key_is_one_for_the_node_that_was_asked(cluster, connect,
 
 
 def test_services_disconnect_users_on_other_nodes(cluster, connect, unique):
-    devices = [connect(node, "gone") for node in cluster.nodes]
-    stays = connect(cluster[1], "stays")
+    devices, stays = [connect(node, "gone") for node in cluster.nodes], connect(cluster[1], "stays")
     with Admin(cluster[0]) as admin:
-        assert admin.call("disconnect", connection=devices[1].welcome["connectionId"]) == {"count": 1}
-        assert devices[1].closed() == (4003, "disconnected")
         assert admin.call("disconnect", user=stays.user + "x") == {"count": 0}
-        assert admin.call("disconnect", user=devices[0].user, code=4321, reason="by request") == {"count": 2}
-        for device in (devices[0], devices[2]):
+        assert admin.call("disconnect", user=devices[0].user, code=4321, reason="by request") == {"count": 3}
+        for device in devices:
             assert device.closed() == (4321, "by request")
         eventually(lambda: admin.publish({"user": devices[0].user}, 1)["status"] == "offline", "gone everywhere")
     assert stays.fence() == []
+
+
+def test_services_disconnect_one_connection_on_another_node(cluster, connect):
+    devices = [connect(cluster[1], "gone") for _ in range(2)]
+    with Admin(cluster[0]) as admin:
+        assert admin.call("disconnect", connection=devices[1].welcome["connectionId"]) == {"count": 1}
+    assert devices[1].closed() == (4003, "disconnected")
+    assert devices[0].fence() == []
 
 
 def test_services_ask_where_a_user_is(cluster, connect, unique):
     phone, tablet, laptop = connect(cluster[0], "ann"), connect(cluster[1], "ann"), connect(cluster[1], "ann")
     with Admin(cluster[2]) as admin:
         answer = admin.call("presence", user=phone.user)
-        assert (answer["connection_count"], sorted(answer["nodes"])) == (3, ["n0", "n1"])
+        assert (answer["connection_count"], nodes_of(admin, user=phone.user)) == (3, {"n0": 1, "n1": 2})
         assert answer["users"] == [{"user": phone.user, "connections": 3}]
         for device in (tablet, laptop):
             device.close()
-        eventually(lambda: admin.call("presence", user=phone.user)["nodes"] == ["n0"], "one node is left")
+        eventually(lambda: nodes_of(admin, user=phone.user) == {"n0": 1}, "one node is left")
         phone.close()
-        eventually(lambda: admin.call("presence", user=phone.user)["connection_count"] == 0, "nobody is left")
+        eventually(lambda: nodes_of(admin, user=phone.user) == {}, "nobody is left")
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)

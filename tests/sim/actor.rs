@@ -42,6 +42,8 @@ pub struct Stay {
     pub since: Option<u64>,
     /// The filter it has now, and those it may have had before.
     pub filters: Vec<Option<Filter>>,
+    /// The turn since which a service has it out for sure.
+    pub gone_since: Option<u64>,
 }
 
 pub struct Actor {
@@ -52,6 +54,8 @@ pub struct Actor {
     pub slow: bool,
     /// The turn since which its session is known to be there.
     pub since: Option<u64>,
+    /// The id of its connection.
+    pub connection: Option<String>,
     pub stays: BTreeMap<Place, Stay>,
     /// By the JSON text of the id.
     pub pending: BTreeMap<String, Pending>,
@@ -83,6 +87,7 @@ impl Actor {
             client,
             slow: false,
             since: None,
+            connection: None,
             stays: BTreeMap::new(),
             pending: BTreeMap::new(),
             next_id: 0,
@@ -155,6 +160,7 @@ impl Actor {
             Some("auth:ok") => {
                 assert_eq!(message["userId"], self.user.as_str());
                 self.since.get_or_insert(board.turn);
+                self.connection = message["connectionId"].as_str().map(str::to_owned);
             }
             Some("auth:fail") => assert!(self.excuses.contains(&4001), "actor {}: {message}", self.number),
             Some("ok" | "pong" | "error" | "presence") => self.answer(message, board),
@@ -221,7 +227,7 @@ impl Actor {
                 publication.fate = if got == Expect::Ok { Fate::Accepted } else { Fate::Refused };
                 if got == Expect::Ok {
                     publication.status = message["status"].as_str().map(str::to_owned);
-                    note_id(publication, message["messageId"].as_str());
+                    publication.note_id(message["messageId"].as_str().expect("an id"));
                 }
             }
             About::Presence(place, exact) if got == Expect::Ok => {
@@ -233,7 +239,7 @@ impl Actor {
     }
 
     /// A request to enter or leave was answered.
-    fn settle(&mut self, place: &Place, turn: u64) {
+    pub fn settle(&mut self, place: &Place, turn: u64) {
         let stay = self.stays.get_mut(place).expect("it asked");
         stay.unanswered -= 1;
         if stay.unanswered == 0 && stay.asked_in {
@@ -275,13 +281,13 @@ impl Actor {
         let who = self.number;
         assert_ne!(publication.fate, Fate::Refused, "actor {who}: was refused: {message}");
         assert_eq!(message["content"], publication.content(number), "actor {who}");
-        assert_eq!(message["from"], publication.from.as_str(), "actor {who}");
+        assert_eq!(message["from"].as_str(), publication.from.as_deref(), "actor {who}");
         assert_eq!(message["event"].as_str(), publication.event, "actor {who}");
         assert_eq!(message.get("tags").cloned(), publication.tags.json(), "actor {who}");
         assert_eq!(message["type"] == "broadcast", publication.target == Target::All, "actor {who}: {message}");
         assert!(self.received.insert(number), "actor {who}: twice: {message}");
         let id = message["id"].as_str().expect("an id").to_owned();
-        note_id(publication, Some(&id));
+        publication.note_id(&id);
         assert!(self.message_ids.insert(id), "actor {who}: the same id twice: {message}");
         match &publication.target {
             Target::All => {}
@@ -289,6 +295,9 @@ impl Actor {
             Target::Place(place) => {
                 assert_eq!(Place::of(message).as_ref(), Some(place), "{message}");
                 self.assert_may_be_in(place, message);
+                let gone_since = self.stays[place].gone_since;
+                let after = gone_since.is_some_and(|gone| gone < publication.at);
+                assert!(!after, "actor {who} was taken out of {place:?} before: {message}");
                 let own = matches!(place, Place::Room(_)) && publication.sender == who;
                 assert!(!own, "actor {who} got its own message back: {message}");
                 let filters = &self.stays[place].filters;
@@ -301,10 +310,4 @@ impl Actor {
             assert!(before < number, "actor {who}: {number} after {before}");
         }
     }
-}
-
-/// Receivers and sender are told the same id.
-fn note_id(publication: &mut Publication, id: Option<&str>) {
-    let id = id.expect("an id").to_owned();
-    assert_eq!(*publication.message_id.get_or_insert_with(|| id.clone()), id);
 }

@@ -47,11 +47,15 @@ pub enum Fate {
     Refused,
 }
 
+/// The sender of what comes over the server API.
+pub const SERVICE: usize = usize::MAX;
+
 /// Something that was sent.
 #[derive(Debug)]
 pub struct Publication {
+    /// The number of an actor, or [`SERVICE`].
     pub sender: usize,
-    pub from: String,
+    pub from: Option<String>,
     pub target: Target,
     pub class: &'static str,
     /// What it is the latest of, for class `latest`.
@@ -64,9 +68,16 @@ pub struct Publication {
     pub fate: Fate,
     pub status: Option<String>,
     pub message_id: Option<String>,
+    /// How many connections were said to get it, or to have been given up: of a service's message.
+    pub reported: Option<u32>,
 }
 
 impl Publication {
+    /// Receivers and sender are told the same id.
+    pub fn note_id(&mut self, id: &str) {
+        assert_eq!(self.message_id.get_or_insert_with(|| id.to_owned()), id);
+    }
+
     pub fn content(&self, number: usize) -> Value {
         json!({"k": number, "pad": "x".repeat(self.pad)})
     }

@@ -8,6 +8,7 @@
 //! | [`setup`] | settings, and how awkward the world is |
 //! | [`rig`], [`scenario`] | exact behaviour, case by case, in a calm world |
 //! | [`board`], [`actor`], [`ops`], [`play`] | who says what to whom, at random, and what must come of it |
+//! | [`service`] | the same over the server API |
 //!
 //! `RINGGATE_SIM_SEED=N` runs one seed, `RINGGATE_SIM_SECONDS=N` sets the time box of fresh seeds (default 5).
 
@@ -22,6 +23,7 @@ mod ops;
 mod play;
 mod rig;
 mod scenario;
+mod service;
 mod setup;
 mod world;
 

@@ -196,7 +196,7 @@ impl Actor {
         let with_id = rng.u8(..4) > 0;
         let publication = Publication {
             sender: self.number,
-            from: self.user.clone(),
+            from: Some(self.user.clone()),
             target,
             class,
             key,
@@ -207,6 +207,7 @@ impl Actor {
             fate: if expect == Expect::Ok { Fate::Unknown } else { Fate::Refused },
             status: None,
             message_id: None,
+            reported: None,
         };
         let number = board.publications.len();
         request["content"] = publication.content(number);

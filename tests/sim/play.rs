@@ -9,10 +9,11 @@ use ringgate::shard::Held;
 use ringgate::shard::event::Event;
 
 use crate::actor::Actor;
-use crate::board::{Board, Fate, Place};
+use crate::board::{Board, Fate, Place, SERVICE};
 use crate::client::{Client, Phase};
 use crate::codec;
 use crate::ops::{self, USERS};
+use crate::service::Service;
 use crate::setup::Faults;
 use crate::world::World;
 
@@ -23,6 +24,7 @@ const REST_TURNS_MAX: usize = 20_000;
 pub struct Play {
     pub world: World,
     actors: Vec<Actor>,
+    service: Service,
     board: Board,
     rng: Rng,
     /// Outboxes are so small that anybody may run over.
@@ -73,6 +75,11 @@ impl Play {
             config.auth.mode = AuthMode::Jwt;
             config.auth.hmac_secret = Some(Secret("a secret that is long enough for HS256 and more".into()));
         }
+        if rng.u8(..3) == 0 {
+            config.hooks.message_url = Some("http://service/".to_owned());
+            // Time jumps, and the service is to have answered all the same.
+            config.hooks.answer_timeout_ms = 100_000_000;
+        }
         let faults = Faults {
             skip: rng.f64() * 0.5,
             short_read: rng.f64(),
@@ -83,7 +90,8 @@ impl Play {
             lane_stuck: rng.f64() * 0.7,
         };
         let world = World::new(config, rng.u16(1..=5), faults, seed);
-        Play { world, actors: Vec::new(), board: Board::default(), rng, tight, checked: 0, rested: 0 }
+        let (service, board) = (Service::default(), Board::default());
+        Play { world, actors: Vec::new(), service, board, rng, tight, checked: 0, rested: 0 }
     }
 
     /// Random things happen for so many turns.
@@ -99,8 +107,13 @@ impl Play {
                     self.act_of(at);
                 }
             }
+            if self.rng.u8(..3) == 0 {
+                self.service.act(&mut self.world, &mut self.actors, &mut self.board, &mut self.rng);
+            }
+            self.service.decide(&mut self.world, false, &mut self.rng);
             self.world.turn();
             self.excuse_panicked();
+            self.service.hear(&mut self.world, &mut self.actors, &mut self.board, &mut self.rng);
             let ms = if self.rng.u8(..100) == 0 { self.rng.u64(..3_000) } else { self.rng.u64(..40) };
             self.world.pass(ms);
             if self.rng.u8(..40) == 0 {
@@ -137,6 +150,9 @@ impl Play {
     fn spawn(&mut self) {
         let (rng, number) = (&mut self.rng, self.actors.len());
         let user = USERS[rng.usize(..USERS.len())].to_owned();
+        if self.service.is_busy_with(&user) {
+            return;
+        }
         let peer = SocketAddr::new(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number as u32)), 40_000);
         let pipe = if rng.bool() { rng.usize(64..2_000) } else { 64 * 1024 };
         let socket = self.world.connect(peer, 64 * 1024, pipe);
@@ -230,13 +246,15 @@ impl Play {
                 actor.hear(heard, &mut self.board);
             }
         }
+        busy |= self.service.decide(&mut self.world, true, &mut self.rng);
         self.world.turn();
         self.world.pass(1);
-        busy
+        self.service.hear(&mut self.world, &mut self.actors, &mut self.board, &mut self.rng) || busy
     }
 
     /// At rest: everybody has heard everything they should have.
     fn check(&mut self) {
+        self.service.check(&mut self.actors, self.board.turn);
         let open: Vec<usize> = (0..self.actors.len()).filter(|&at| self.actors[at].is_in_session()).collect();
         for &at in &open {
             let actor = &self.actors[at];
@@ -267,8 +285,9 @@ impl Play {
 
     fn check_publication(&mut self, number: usize, open: &[usize]) {
         let publication = &self.board.publications[number];
-        let sender = &self.actors[publication.sender];
-        let done = publication.fate == Fate::Accepted || publication.fate == Fate::Unknown && sender.is_in_session();
+        let in_session = |sender: usize| sender != SERVICE && self.actors[sender].is_in_session();
+        let done =
+            publication.fate == Fate::Accepted || publication.fate == Fate::Unknown && in_session(publication.sender);
         if !done {
             return;
         }
@@ -290,6 +309,8 @@ impl Play {
             }
         }
         let publication = &self.board.publications[number];
+        let reported = publication.reported.unwrap_or(u32::MAX) as usize;
+        assert!(reported >= receivers, "{receivers} receivers, but {publication:?}");
         match publication.status.as_deref() {
             None | Some("delivered") => {}
             Some("offline") => assert_eq!(receivers, 0, "not offline: {publication:?}"),
@@ -310,9 +331,11 @@ impl Play {
         }
         there.entry(Place::Room("nobody is here".into())).or_default();
         for (place, users) in there {
+            self.service.presence(&mut self.world, &place, users.clone());
             self.actors[asker].presence(place, Some(users), &self.world, &mut self.rng);
         }
         self.come_to_rest();
+        self.service.check(&mut self.actors, self.board.turn);
         assert!(self.actors[asker].pending.is_empty(), "presence was not answered");
     }
 

@@ -43,6 +43,8 @@ pub struct Host {
     pub drained: u32,
     /// What came of the commands of the server API.
     pub answers: Vec<(u64, ringgate::protocol::command::Outcome)>,
+    /// What services are asked, and nobody has answered.
+    pub questions: Vec<(ConnectionId, u32, serde_json::Value)>,
     next_tick_ms: u64,
 }
 
@@ -86,6 +88,7 @@ impl World {
             listening: true,
             drained: 0,
             answers: Vec::new(),
+            questions: Vec::new(),
             next_tick_ms: now.mono_ms,
         };
         World {
@@ -264,7 +267,8 @@ impl World {
             let mut data = socket.up.read(len);
             if panics {
                 self.panicked.push(seat.socket);
-                self.hosts[host].shard.handle(Event::Panicked { conn }, self.now);
+                let sending = self.rng.bool();
+                self.hosts[host].shard.handle(Event::Panicked { conn, sending }, self.now);
             } else {
                 self.hosts[host].shard.handle(Event::Bytes { conn, data: &mut data }, self.now);
             }
@@ -325,6 +329,10 @@ impl World {
                 }
                 Action::Tell(_) => unreachable!("nobody listens"),
                 Action::Bus(_) | Action::Left => unreachable!("there is no cluster"),
+                Action::Ask { conn, number, question } => {
+                    let body = serde_json::from_slice(&question.body).expect("a question is JSON");
+                    self.hosts[host].questions.push((conn, number, body));
+                }
                 Action::CommandDone { ticket, outcome } => self.hosts[host].answers.push((ticket, *outcome)),
                 Action::Probe { ticket, conns } => {
                     let rtts_us = vec![None; conns.len()];

@@ -14,14 +14,13 @@ use monoio_http::common::request::{Request, RequestBuilder};
 use monoio_http::h1::codec::encoder::GenericEncoder;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 
-use super::Target;
+use super::reply::{Reader, Reply};
+use super::target::Route;
 use crate::admin::whole::Whole;
 use crate::io::tcp::Stopper;
 
-/// Bytes of an answer's head.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of an answer's body that are read so that the connection can be used again.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes read at once.
+const READ_BYTES: usize = 8 * 1024;
 /// How often a connection that is being made is looked at.
 const CONNECT_STEP: Duration = Duration::from_millis(2);
 /// How often it is asked whether time is up.
@@ -30,29 +29,34 @@ const WATCH_STEP: Duration = Duration::from_millis(100);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Client {
-    target: Target,
-    timeout: Duration,
+    route: Rc<Route>,
     /// The runtime's epoll driver must never wait in a socket; its io_uring driver must.
     epoll: bool,
     stream: Option<TcpStream>,
 }
 
 impl Client {
-    pub(super) fn new(target: Target, timeout: Duration, epoll: bool) -> Self {
-        Client { target, timeout, epoll, stream: None }
+    pub(super) fn new(route: Rc<Route>, epoll: bool) -> Self {
+        Client { route, epoll, stream: None }
     }
 
-    /// Posts a JSON text; anything but a status of 200 to 299 in time is an error.
-    pub(super) async fn post(&mut self, headers: &[(&'static str, String)], body: Bytes) -> io::Result<()> {
+    /// Posts a JSON text and reads the answer, all of it by `deadline`. A longer body than that is not kept.
+    pub(super) async fn post(
+        &mut self,
+        headers: &[(&'static str, String)],
+        body: Bytes,
+        body_bytes_max: usize,
+        deadline: Instant,
+    ) -> io::Result<Reply> {
         if let Some(stream) = self.stream.take() {
-            match self.exchange(stream, headers, body.clone()).await {
+            match self.exchange(stream, headers, body.clone(), body_bytes_max, deadline).await {
                 // The service may have closed it while it was idle: that says nothing about this request.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 done => return done,
             }
         }
-        let stream = self.connect().await?;
-        self.exchange(stream, headers, body).await
+        let stream = self.connect(deadline).await?;
+        self.exchange(stream, headers, body, body_bytes_max, deadline).await
     }
 
     async fn exchange(
@@ -60,42 +64,49 @@ impl Client {
         mut stream: TcpStream,
         headers: &[(&'static str, String)],
         body: Bytes,
-    ) -> io::Result<()> {
+        body_bytes_max: usize,
+        deadline: Instant,
+    ) -> io::Result<Reply> {
         let mut builder = RequestBuilder::new()
             .method("POST")
-            .uri(&self.target.path)
-            .header("host", &self.target.host)
+            .uri(&self.route.target.path)
+            .header("host", &self.route.target.host)
             .header("user-agent", concat!("ringgate/", env!("CARGO_PKG_VERSION")))
             .header("content-type", "application/json");
         for (name, value) in headers {
             builder = builder.header(*name, value);
         }
         let request: Request<Whole> = builder.body(Whole(Some(body))).map_err(io::Error::other)?;
-        let watch = Watch::new(&stream, self.timeout)?;
-        let (status, reusable) = exchange(&mut stream, request).await.map_err(|error| watch.explain(error))?;
+        let watch = Watch::new(&stream, deadline)?;
+        let reply = exchange(&mut stream, request, body_bytes_max).await.map_err(|error| watch.explain(error))?;
         drop(watch);
-        if reusable {
+        if reply.reusable {
             self.stream = Some(stream);
         }
-        match status {
-            200..=299 => Ok(()),
-            status => Err(io::Error::other(format!("HTTP {status}"))),
-        }
+        Ok(reply)
     }
 
-    async fn connect(&self) -> io::Result<TcpStream> {
+    async fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in &self.target.addresses {
-            match self.connect_to(*address).await {
-                Ok(stream) => return Ok(stream),
+        let addresses = self.route.addresses();
+        for (tried, address) in addresses.iter().enumerate() {
+            // One that does not answer leaves the others their share of the time.
+            let now = Instant::now();
+            let share = deadline.saturating_duration_since(now) / (addresses.len() - tried) as u32;
+            match self.connect_to(*address, now + share).await {
+                Ok(stream) => {
+                    self.route.worked(*address);
+                    return Ok(stream);
+                }
                 Err(error) => last = error,
             }
         }
+        self.route.failed();
         Err(last)
     }
 
     /// Connects without an operation of the runtime that would have to be cancelled.
-    async fn connect_to(&self, address: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect_to(&self, address: SocketAddr, deadline: Instant) -> io::Result<TcpStream> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(family, SocketType::STREAM, flags, None)?;
@@ -104,13 +115,12 @@ impl Client {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let end = Instant::now() + self.timeout;
         loop {
             sockopt::socket_error(&socket)??;
             if rustix::net::getpeername(&socket).is_ok() {
                 break;
             }
-            if Instant::now() >= end {
+            if Instant::now() >= deadline {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             monoio::time::sleep(CONNECT_STEP).await;
@@ -128,11 +138,10 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(stream: &TcpStream, timeout: Duration) -> io::Result<Self> {
+    fn new(stream: &TcpStream, end: Instant) -> io::Result<Self> {
         let stopper = Stopper::new(stream)?;
         let watch = Watch { done: Rc::default(), fired: Rc::default() };
         let (done, fired) = (watch.done.clone(), watch.fired.clone());
-        let end = Instant::now() + timeout;
         monoio::spawn(async move {
             while !done.get() {
                 let left = end.saturating_duration_since(Instant::now());
@@ -157,111 +166,36 @@ impl Drop for Watch {
     }
 }
 
-/// Asks, and reads the answer: its status, and whether the connection can be used again.
-async fn exchange(stream: &mut TcpStream, request: Request<Whole>) -> io::Result<(u16, bool)> {
+/// Asks, and reads the answer.
+async fn exchange(stream: &mut TcpStream, request: Request<Whole>, body_bytes_max: usize) -> io::Result<Reply> {
     let failed = |_| io::Error::from(io::ErrorKind::ConnectionReset);
     let mut encoder = GenericEncoder::new(&mut *stream);
     encoder.send(request).await.map_err(failed)?;
     Sink::<Request<Whole>>::flush(&mut encoder).await.map_err(failed)?;
-    let (status, reusable) = answer(stream).await?;
-    if !reusable {
+    let reply = answer(stream, body_bytes_max).await?;
+    if !reply.reusable {
         let _ = stream.shutdown().await;
     }
-    Ok((status, reusable))
+    Ok(reply)
 }
 
-async fn answer(stream: &mut TcpStream) -> io::Result<(u16, bool)> {
-    let mut bytes: Vec<u8> = Vec::new();
+async fn answer(stream: &mut TcpStream, body_bytes_max: usize) -> io::Result<Reply> {
+    let mut reader = Reader::new(body_bytes_max);
+    let mut buffer = Vec::with_capacity(READ_BYTES);
     loop {
-        match head(&bytes)? {
-            Some(Head { status: 100..=199, len, .. }) => {
-                bytes.drain(..len);
-                continue;
+        buffer.clear();
+        let (result, read) = stream.read(buffer).await;
+        buffer = read;
+        match result {
+            Ok(0) => return reader.end(),
+            Ok(len) => {
+                if let Some(reply) = reader.take(&buffer[..len])? {
+                    return Ok(reply);
+                }
             }
-            Some(head) => {
-                let missing = head.body.map(|body| (head.len + body).saturating_sub(bytes.len()));
-                let reusable = match missing.filter(|missing| *missing <= BODY_BYTES_MAX) {
-                    Some(missing) => discard(stream, missing).await.is_ok(),
-                    None => false,
-                };
-                return Ok((head.status, reusable && !head.close));
-            }
-            None if bytes.len() >= HEAD_BYTES_MAX => {
-                return Err(io::Error::other("the head of the answer is too long"));
-            }
-            None => {}
+            // It was closed while it was idle; the end of the stream and its reset are the same then.
+            Err(_) if reader.is_empty() => return Err(io::ErrorKind::ConnectionReset.into()),
+            Err(error) => return Err(error),
         }
-        let (result, chunk) = stream.read(Vec::with_capacity(4096)).await;
-        match result? {
-            0 if bytes.is_empty() => return Err(io::ErrorKind::ConnectionReset.into()),
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            len => bytes.extend_from_slice(&chunk[..len]),
-        }
-    }
-}
-
-async fn discard(stream: &mut TcpStream, mut missing: usize) -> io::Result<()> {
-    while missing > 0 {
-        let (result, _) = stream.read(Vec::with_capacity(missing.min(16 * 1024))).await;
-        match result? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            len => missing = missing.saturating_sub(len),
-        }
-    }
-    Ok(())
-}
-
-/// The head of an answer.
-#[derive(Debug, PartialEq, Eq)]
-struct Head {
-    status: u16,
-    len: usize,
-    /// The length of its body; `None`: until the end, or in chunks.
-    body: Option<usize>,
-    close: bool,
-}
-
-fn head(bytes: &[u8]) -> io::Result<Option<Head>> {
-    let mut fields = [httparse::EMPTY_HEADER; 64];
-    let mut response = httparse::Response::new(&mut fields);
-    let len = match response.parse(bytes) {
-        Ok(httparse::Status::Complete(len)) => len,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(io::Error::other(format!("the answer is no HTTP: {error}"))),
-    };
-    let field = |name: &str| {
-        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-        found.and_then(|header| std::str::from_utf8(header.value).ok())
-    };
-    let status = response.code.unwrap_or(0);
-    let body = match (status, field("transfer-encoding"), field("content-length")) {
-        (100..=199 | 204 | 304, ..) => Some(0),
-        (_, None, Some(length)) => length.parse().ok(),
-        _ => None,
-    };
-    let close = response.version == Some(0) || field("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
-    Ok(Some(Head { status, len, body, close }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heads_of_answers() {
-        let table = [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", Some((200, Some(5), false))),
-            ("HTTP/1.1 204 No Content\r\n\r\n", Some((204, Some(0), false))),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Some((200, None, false))),
-            ("HTTP/1.1 503 Busy\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n", Some((503, Some(0), true))),
-            ("HTTP/1.0 200 OK\r\nContent-Length: x\r\n\r\n", Some((200, None, true))),
-            ("HTTP/1.1 200 OK\r\n", None),
-            ("", None),
-        ];
-        for (text, expected) in table {
-            let found = head(text.as_bytes()).unwrap().map(|head| (head.status, head.body, head.close));
-            assert_eq!(found, expected, "{text:?}");
-        }
-        assert!(head(b"SSH-2.0-x\r\n").is_err());
     }
 }

@@ -34,16 +34,16 @@ pub use event::{Bounds, Cause, Discarded, Effect, Here, Letter, Mode, Outcome, O
 
 use self::messages::{Key, Messages};
 use self::places::Places;
-use self::receiving::{Came, Inbox};
+use self::receiving::Inbox;
 use super::agent::{Clock, Standing, own_channel};
 use super::delivery::{self, Destination, Outstanding};
-use super::parcel::{Answer, Answers, Label, Target};
+use super::parcel::Answers;
 use super::registry::Rows;
 use super::registry::lookups::{self, Lookups};
 use super::registry::routes::Routes;
-use crate::limits::EXCHANGE_MESSAGES_MAX;
 use crate::protocol::reply::Status;
 
+mod arriving;
 mod broadcast;
 mod counters;
 mod event;
@@ -51,6 +51,7 @@ mod messages;
 mod places;
 mod receiving;
 mod registry;
+mod settling;
 
 /// The channel of all shards in [`Mode::Broadcast`], without `redis.prefix`.
 pub const BROADCAST_CHANNEL: &str = "shards";
@@ -274,44 +275,6 @@ impl Exchange {
         }
     }
 
-    /// A message for a user has come on this channel (without `redis.prefix`). In [`Mode::Broadcast`] only for users at home here.
-    pub fn message(&mut self, channel: &[u8], label: &Label<'_>, clock: Clock) -> Verdict {
-        if let Err(why) = self.admit(channel, label, clock) {
-            return Verdict::Discarded(why);
-        }
-        self.counters.received += 1;
-        let came = match self.settings.mode {
-            Mode::Registry => self.inbox.came(label),
-            Mode::Broadcast => Came::New,
-        };
-        match came {
-            Came::New => Verdict::Deliver,
-            Came::Answer(answer) => {
-                self.counters.repeated += u64::from(answer != Answer::Moved);
-                self.counters.useless += u64::from(answer == Answer::Moved);
-                self.inbox.answer(label, answer);
-                Verdict::Answered
-            }
-        }
-    }
-
-    /// In [`Mode::Broadcast`]: a message has come that is for a user whose home is another shard of this node.
-    pub fn overheard(&mut self, channel: &[u8], label: &Label<'_>, clock: Clock) {
-        // Numbers are missed only where all are looked at.
-        let _ = self.admit(channel, label, clock);
-    }
-
-    /// What became of a message for which [`Exchange::message`] said [`Verdict::Deliver`]. [`Answer::Moved`]: the user is not here.
-    pub fn delivered(&mut self, label: &Label<'_>, answer: Answer) {
-        if answer == Answer::Moved {
-            self.counters.useless += 1;
-            if let (Mode::Registry, Target::User(user)) = (self.settings.mode, label.to) {
-                self.effects.push_back(Effect::Missing { user: user.into() });
-            }
-        }
-        self.inbox.answer(label, answer);
-    }
-
     /// Answers have come, on the shard's own channel.
     pub fn answers(&mut self, answers: &Answers<'_>, clock: Clock) {
         match self.settings.mode {
@@ -408,16 +371,6 @@ impl Exchange {
         }
     }
 
-    /// Publishes the answers that have gathered in this turn.
-    pub fn end_turn(&mut self) {
-        if self.up {
-            self.flush_answers();
-        } else if self.inbox.owed() > EXCHANGE_MESSAGES_MAX {
-            let lost: usize = self.inbox.take_parcels().iter().map(|parcel| parcel.answers.len()).sum();
-            self.counters.answers_lost += lost as u64;
-        }
-    }
-
     /// The next thing to do.
     pub fn next_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
@@ -448,96 +401,6 @@ impl Exchange {
         self.up && self.me.as_ref().is_some_and(|me| clock.boot_ms < me.until_ms)
     }
 
-    /// A message that is not taken.
-    fn refuse(&mut self, here: Here, token: Option<u64>, cause: Cause) {
-        let outcome = match here {
-            Here::Took(status @ (Status::Delivered | Status::Stored)) => Outcome::Known(status),
-            Here::Took(_) | Here::Nobody | Here::Waits => {
-                self.counters.refuse(cause);
-                Outcome::Unavailable(cause)
-            }
-        };
-        self.effects.extend(token.map(|token| Effect::Settled { token, outcome }));
-    }
-
-    /// A message that is delivered somewhere is answered, whatever becomes of it elsewhere.
-    fn settle_delivered(&mut self, key: Key) {
-        let Some(message) = self.messages.get_mut(key).filter(|message| message.is_delivered()) else { return };
-        let outcome = Outcome::Known(Status::Delivered);
-        self.effects.extend(message.token.take().map(|token| Effect::Settled { token, outcome }));
-    }
-
-    /// Answers and forgets a message of which nothing more will be learned.
-    fn finish_if_done(&mut self, key: Key) {
-        if self.messages.get(key).is_none_or(|message| message.pending > 0 || message.waits) {
-            return;
-        }
-        let Some(message) = self.messages.remove(key) else { return };
-        let outcome = message.outcome();
-        match outcome {
-            Outcome::Unavailable(cause) => self.counters.refuse(cause),
-            Outcome::Known(_) => self.counters.missed += u64::from(message.is_doubtful()),
-        }
-        self.effects.extend(message.token.map(|token| Effect::Settled { token, outcome }));
-    }
-
-    /// A message that is not sent (again), after a last try here.
-    fn give_up(&mut self, key: Key, cause: Cause) {
-        self.try_here(key);
-        let Some(message) = self.messages.get_mut(key) else { return };
-        message.waits = false;
-        message.doubt(cause);
-        self.finish_if_done(key);
-    }
-
-    /// The user may have come here since the message was taken.
-    fn try_here(&mut self, key: Key) {
-        let Some(message) = self.messages.get_mut(key).filter(|message| !message.here_done) else { return };
-        message.pending += 1;
-        self.effects.push_back(Effect::Here { ticket: key.ticket(), letter: message.letter.clone() });
-    }
-
-    /// The bus is gone: nothing waits for it, and nothing is held back for it here.
-    fn give_up_waiting(&mut self) {
-        self.waits.clear();
-        for key in self.lookups.clear_waiting() {
-            self.give_up(key, Cause::Link);
-        }
-        self.messages.iter_mut().for_each(|message| message.here_done = true);
-    }
-
-    fn give_up_one_that_waits(&mut self, key: Key, cause: Cause) {
-        let Some((order, _)) = self.waits.pop_first() else { return };
-        let Some(message) = self.messages.get(key) else { return };
-        let cause = message.held_for.unwrap_or(cause);
-        self.lookups.give_up(&message.letter.user.clone(), order);
-        self.give_up(key, cause);
-    }
-
-    /// The lease is gone: answers have no address any more.
-    fn lose_everything(&mut self) {
-        self.give_up_waiting();
-        self.give_up_sent(u64::MAX, Cause::Lost);
-        self.give_up_broadcasts(u64::MAX, Cause::Lost);
-    }
-
-    /// From now on nobody is believed to be nowhere.
-    fn doubt_registry(&mut self, clock: Clock) {
-        let until_ms = self.up.then_some(clock.mono_ms + self.settings.doubt_ms);
-        let since_ms = self.doubt.map_or(clock.boot_ms, |doubt| doubt.since_ms);
-        self.doubt = Some(Doubt { since_ms, latest_ms: clock.boot_ms, until_ms });
-    }
-
-    /// A lease that was there before and is there still shows that Redis has forgotten nothing; one that is gone, that it has.
-    fn judge_doubt(&mut self, asked_boot_ms: u64, clock: Clock) {
-        let Some(me) = self.me.as_ref().filter(|me| me.since_ms <= asked_boot_ms) else { return };
-        if !self.places.is_live(&me.node, me.epoch, asked_boot_ms) {
-            return self.doubt_registry(clock);
-        }
-        let since_ms = me.since_ms;
-        self.doubt.take_if(|doubt| self.up && since_ms < doubt.since_ms && doubt.latest_ms <= asked_boot_ms);
-    }
-
     fn ask(&mut self, user: Rc<str>) {
         self.counters.looked_up += 1;
         self.effects.push_back(Effect::Find { user });
@@ -557,32 +420,6 @@ impl Exchange {
     fn take_publishing(&mut self, ticket: u64) -> Option<Publishing> {
         let index = self.publishing.binary_search_by_key(&ticket, |publishing| publishing.ticket).ok()?;
         self.publishing.remove(index)
-    }
-
-    /// Whether a message that came counts.
-    fn admit(&mut self, channel: &[u8], label: &Label<'_>, clock: Clock) -> Result<(), Discarded> {
-        let holds = self.me.as_ref().filter(|me| clock.boot_ms < me.until_ms);
-        let admitted = match (holds, self.settings.mode) {
-            _ if label.origin.instance == self.settings.me.instance => Err(Discarded::Own),
-            (Some(me), Mode::Registry) if *channel == *me.channel.as_bytes() => self.inbox.admit(label, clock.mono_ms),
-            (Some(me), Mode::Broadcast) if me.listens && *channel == *BROADCAST_CHANNEL.as_bytes() => {
-                self.inbox.admit(label, clock.mono_ms)
-            }
-            (Some(_) | None, _) => Err(Discarded::Lease),
-        };
-        self.counters.holes = self.inbox.holes();
-        admitted.inspect_err(|why| self.counters.discard(*why))
-    }
-
-    fn flush_answers(&mut self) {
-        let Some(Me { node, epoch, .. }) = self.me.clone() else { return };
-        for parcel in self.inbox.take_parcels() {
-            self.counters.answers += parcel.answers.len() as u64;
-            self.counters.answer_parcels += 1;
-            let payload = parcel.encode(self.settings.me, &node, epoch);
-            let ticket = self.next_ticket();
-            self.effects.push_back(Effect::Publish { ticket, channel: parcel.channel().into(), payload });
-        }
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::cluster::parcel::{Origin, Parcel};
+use crate::cluster::parcel::{Answer, Origin, Parcel};
 use crate::cluster::registry::Row;
 use crate::ids::{MessageId, ShardId};
 use bytes::Bytes;

@@ -50,6 +50,15 @@ fn errors_in_a_file() {
             "[classes]\nx = \"slow\"",
             "classes.x = \"slow\" (FILE:2): expected an event name of 1 to 128 bytes = \"urgent\"",
         ),
+        (
+            "[hooks]\nurl = \"https://example.com/events\"",
+            "hooks.url = \"https://example.com/events\" (FILE:2): expected a URL such as \"http://127.0.0.1:9000/events\"; https is not spoken here",
+        ),
+        (
+            "[hooks]\nmessages = [\"join\"]",
+            "hooks.messages = [\"join\"] (FILE:2): expected a list; each item: \"send_message\"",
+        ),
+        ("[hooks]\nconnect_headers = [\"a b\"]", "expected a list; each item: the name of a header"),
         ("[cluster]\nbus = \"nats\"", "cluster.bus = \"nats\" (FILE:2): expected \"redis\""),
         ("[cluster]\nadvertise = \"10.0.0.1:80\"", "expected a URL such as \"ws://"),
         ("[redis]\nprefix = \"{x}\"", "redis.prefix = \"{x}\" (FILE:2): expected 1 to 64 printable"),
@@ -106,6 +115,10 @@ fn relations() {
     let ok = "";
     let table: &[(&[&str], &str)] = &[
         (&["outbox.low=512KiB"], ok),
+        (&["hooks.connect_failure=allow"], "hooks.connect_failure = \"allow\" (--set): needs auth.mode = \"jwt\""),
+        (&["hooks.connect_failure=allow", "auth.mode=jwt", secret], ok),
+        (&["hooks.in_flight=8"], "hooks.in_flight = 8 (--set): must be at least hooks.connections = 64 (default)"),
+        (&["listen.client=0.0.0.0:8080", "hooks.connect_url=http://10.0.0.1/"], ok),
         (
             &["outbox.low=600KiB"],
             "outbox.low = \"600KiB\" (--set): must be at most half of outbox.high = \"1MiB\" (default)",

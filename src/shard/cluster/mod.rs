@@ -137,9 +137,10 @@ impl Cluster {
         self.agent.state() == LinkState::Up && self.agent.standing().is_some_and(|s| now.boot_ms < s.until_ms)
     }
 
-    /// Whether what the bus brings may be delivered.
+    /// Whether what the bus brings may be delivered: a lease holds, and what comes was published under it. A process that was stopped finds
+    /// what is older in its sockets when it goes on.
     fn may_deliver(&self, now: Now) -> bool {
-        self.agent.standing().is_some_and(|s| now.boot_ms < s.until_ms)
+        self.agent.listens() && self.agent.standing().is_some_and(|s| now.boot_ms < s.until_ms)
     }
 
     /// What was counted of messages to users on other nodes.
@@ -306,6 +307,8 @@ impl Shard {
     fn tell_agent(&mut self, event: AgentEvent<'_>, now: Now) {
         if let Some(cluster) = &mut self.cluster {
             cluster.agent.handle(event, clock(now));
+            let listens = cluster.agent.listens();
+            cluster.unicasts.listening(listens);
         }
     }
 

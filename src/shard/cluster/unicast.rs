@@ -85,6 +85,11 @@ impl Unicasts {
         self.exchange.held()
     }
 
+    /// Whether what comes was published under the lease that holds.
+    pub(super) fn listening(&mut self, listens: bool) {
+        self.exchange.listening(listens);
+    }
+
     pub(super) fn counters(&self) -> &Counters {
         self.exchange.counters()
     }
@@ -285,6 +290,7 @@ impl Shard {
     pub(super) fn stands(&mut self, now: Now) {
         let Some(Cluster { agent, unicasts, .. }) = self.cluster.as_deref_mut() else { return };
         unicasts.exchange.standing(agent.standing(), clock(now));
+        unicasts.exchange.listening(agent.listens());
         unicasts.exchange.link_up(agent.state() == LinkState::Up, clock(now));
     }
 

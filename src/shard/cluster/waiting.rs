@@ -34,8 +34,6 @@ struct Newcomer {
     conn: ConnectionId,
     id: Option<RequestId>,
     rooms: Vec<Box<str>>,
-    /// What came from the client meanwhile.
-    input: Vec<u8>,
     deadline_ms: u64,
 }
 
@@ -96,19 +94,9 @@ impl Shard {
         let user = self.users.get(self.connections.row(slot).user).name.clone();
         let Some(cluster) = &mut self.cluster else { return };
         let deadline_ms = now.mono_ms + cluster.timeout_ms;
-        let newcomer = Newcomer { conn, id, rooms, input: Vec::new(), deadline_ms };
+        let newcomer = Newcomer { conn, id, rooms, deadline_ms };
         cluster.waiting.deadlines.push_back((deadline_ms, What::User(user.clone())));
         cluster.waiting.users.entry(user).or_default().push(newcomer);
-    }
-
-    /// What arrives on a connection whose session has not begun.
-    pub(in crate::shard) fn hold_input(&mut self, slot: u32, data: &[u8]) {
-        let conn = self.connections.id(slot);
-        let user = self.users.get(self.connections.row(slot).user).name.clone();
-        let newcomers = self.cluster.as_mut().and_then(|cluster| cluster.waiting.users.get_mut(&user));
-        if let Some(newcomer) = newcomers.and_then(|all| all.iter_mut().find(|newcomer| newcomer.conn == conn)) {
-            newcomer.input.extend_from_slice(data);
-        }
     }
 
     /// The registry has this user's row.
@@ -187,15 +175,16 @@ impl Shard {
     }
 
     fn begin_now(&mut self, newcomer: Newcomer, local: bool, now: Now) {
-        let Newcomer { conn, id, rooms, mut input, .. } = newcomer;
+        let Newcomer { conn, id, rooms, .. } = newcomer;
         let Some(slot) = self.connections.find(conn) else { return };
         if self.connections.row(slot).state != State::Active {
             return;
         }
         self.begin(slot, id, &rooms, local, now);
         self.connections.resume(slot, Paused::BUS, now);
-        if !input.is_empty() && self.connections.find(conn).is_some() {
-            self.bytes(slot, &mut input, now);
+        if self.connections.find(conn).is_some() {
+            let behind = self.take_behind(slot);
+            self.go_on_behind(conn, behind, now);
         }
     }
 

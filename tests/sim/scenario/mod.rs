@@ -4,6 +4,7 @@ mod auth;
 mod closing;
 mod codec;
 mod credit;
+mod hooks;
 mod opening;
 mod outbox;
 mod requests;

@@ -114,6 +114,73 @@ fn rooms_and_channels_span_nodes_and_everybody_hears_once() {
 }
 
 #[test]
+fn a_message_finds_its_user_on_every_node_and_says_so() {
+    for routing in BOTH {
+        let mut world = World::ready(routing, 3, 2);
+        let alice = world.joined(0, "alice", &[]);
+        let send = |to: &str, id: u32| json!({"type": "send_message", "target_user": to, "content": id, "id": id});
+        let status = |said: &[Value]| {
+            said.iter().find(|m| m.get("id").is_some() && m["type"] == "ok").map(|m| m["status"].clone())
+        };
+        assert_eq!(status(&world.ask(alice, &send("bob", 1))), Some(json!("offline")), "{routing:?}");
+        let bobs = [world.joined(1, "bob", &[]), world.joined(2, "bob", &[]), world.joined(2, "bob", &[])];
+        for id in 2..20 {
+            assert_eq!(status(&world.ask(alice, &send("bob", id))), Some(json!("delivered")), "{routing:?} {id}");
+        }
+        for bob in bobs {
+            let said = world.said(bob);
+            assert_eq!(contents(&said), (2..20).map(|id| json!(id)).collect::<Vec<_>>().iter().collect::<Vec<_>>());
+        }
+        // To oneself, on another node as well.
+        let second = world.joined(1, "alice", &[]);
+        let said = world.ask(alice, &send("alice", 20));
+        assert_eq!((contents(&said), contents(&world.said(second))), (vec![&json!(20)], vec![&json!(20)]));
+        // Gone again.
+        bobs.into_iter().for_each(|bob| world.disconnect(bob));
+        world.pass(200);
+        assert_eq!(status(&world.ask(alice, &send("bob", 21))), Some(json!("offline")), "{routing:?}");
+    }
+}
+
+#[test]
+fn a_message_that_cannot_leave_the_node_is_unavailable_and_one_that_need_not_is_delivered() {
+    for routing in BOTH {
+        let mut world = World::ready(routing, 2, 2);
+        let alice = world.joined(0, "alice", &[]);
+        let here = world.joined(0, "here", &[]);
+        let there = world.joined(1, "there", &[]);
+        world.cut();
+        world.quiet();
+        let send = |to: &str| json!({"type": "send_message", "target_user": to, "content": 1, "id": 7});
+        let said = world.ask(alice, &send("there"));
+        assert_eq!((&said[0]["type"], &said[0]["code"]), (&json!("error"), &json!("unavailable")), "{said:?}");
+        let said = world.ask(alice, &send("here"));
+        assert_eq!(said[0]["status"], "delivered", "{said:?}");
+        assert_eq!((contents(&world.said(here)).len(), contents(&world.said(there)).len()), (1, 0));
+        let said = world.ask(alice, &json!({"type": "send_message", "target_user": "there", "content": 1}));
+        assert_eq!(said[0]["code"], "unavailable", "without an id as well: {said:?}");
+        world.up = true;
+        world.pass(20_000);
+        world.quiet();
+        let said = world.ask(alice, &send("there"));
+        assert_eq!(said[0]["status"], "delivered", "{said:?}");
+    }
+}
+
+#[test]
+fn services_reach_users_on_other_nodes() {
+    for routing in BOTH {
+        let mut world = World::ready(routing, 2, 2);
+        let alice = world.joined(1, "alice", &[]);
+        let bob = world.joined(0, "bob", &[]);
+        let users = Destination::Users(["alice", "bob", "nobody"].map(Box::from).to_vec());
+        let Outcome::Published(published) = world.command(0, publish(users, "1")) else { panic!() };
+        assert_eq!((published.tally.delivered, published.tally.offline), (2, 1), "{routing:?} {:?}", published.tally);
+        assert_eq!((contents(&world.said(alice)).len(), contents(&world.said(bob)).len()), (1, 1));
+    }
+}
+
+#[test]
 fn coming_and_going_is_told_on_other_nodes() {
     let mut world = World::ready(Routing::Registry, 2, 2);
     let alice = world.joined(0, "alice", &["r"]);

@@ -169,11 +169,20 @@ impl World {
         self.feed(client.host, Event::Bytes { conn: client.conn, data: &mut frame });
     }
 
-    /// Says something, lets it run its course, and returns what this client heard.
+    /// Says something, lets it run its course, and returns what this client heard. What has an id is answered, with time.
     pub(super) fn ask(&mut self, client: Client, request: &Value) -> Vec<Value> {
         self.say(client, request);
         self.settle();
-        self.said(client)
+        let mut said = self.said(client);
+        let answered = |said: &[Value]| said.iter().any(|m| m.get("id") == request.get("id") && m["type"] != "message");
+        for _ in 0..20 {
+            if request.get("id").is_none() || answered(&said) {
+                return said;
+            }
+            self.pass(100);
+            said.extend(self.said(client));
+        }
+        panic!("no answer to {request}: {said:?}");
     }
 
     pub(super) fn said(&mut self, client: Client) -> Vec<Value> {
@@ -186,6 +195,12 @@ impl World {
         let host = node * usize::from(self.shards);
         self.feed(host, Event::Command { ticket: 1, command });
         self.settle();
+        for _ in 0..20 {
+            if !self.hosts[host].answers.is_empty() {
+                break;
+            }
+            self.pass(100);
+        }
         self.hosts[host].answers.pop().expect("an answer").1
     }
 
@@ -337,7 +352,10 @@ impl World {
                     living.chain(self.redis.graves.iter().map(|(node, epoch)| polled(node, *epoch, -1))).collect();
                 Incoming::Leases { leases, asked_ms }
             }
-            Outgoing::Retire => return drop(self.retired.insert(self.hosts[host].node)),
+            Outgoing::Retire => {
+                self.retired.insert(self.hosts[host].node);
+                return;
+            }
             Outgoing::Sample { grave } => {
                 let index = self.redis.indices.get(&(grave.node.to_string(), grave.epoch, grave.shard.0));
                 let users = index.into_iter().flatten().take(2).map(|user| Rc::from(user.as_str())).collect();
