@@ -117,7 +117,14 @@ impl Moving {
 
     /// A user has connected here. `marked`: with the mark of one who was told.
     pub fn arrived(&mut self, user: &str, marked: bool, now_ms: u64) -> Option<Tell> {
-        if marked { None } else { self.look_at(user, now_ms) }
+        if marked {
+            // Whoever sent them sees another ring, or this node will in a moment: they are not sent on, nor back, before that is settled.
+            if self.elsewhere(user).is_some() {
+                self.remember(user, now_ms);
+            }
+            return None;
+        }
+        self.look_at(user, now_ms)
     }
 
     /// The next of the `len` places at which the shard has its users, all of which are looked at within `spread_ms`: look at who is there,
@@ -149,18 +156,25 @@ impl Moving {
     /// Whether a user who is here is to be told to go, and what.
     pub fn look_at(&mut self, user: &str, now_ms: u64) -> Option<Tell> {
         let url = self.elsewhere(user)?;
-        self.forget_told(now_ms);
-        let key = self.told.hasher().hash_one(user);
-        // Where too many were told to remember one more, this one stays.
-        if self.told.len() >= MOVING_TOLD_MAX || self.told.contains_key(&key) {
+        if !self.remember(user, now_ms) {
             return None;
         }
-        self.told.insert(key, now_ms);
-        self.told_in_order.push_back((key, now_ms));
         if let Some(sweep) = &mut self.sweep {
             sweep.told += 1;
         }
         Some(Tell { url, after_ms: self.random.u64(AFTER_MS) })
+    }
+
+    /// Remembers that a user was told; false: that is known, or too many were told to remember one more. Then this one stays.
+    fn remember(&mut self, user: &str, now_ms: u64) -> bool {
+        self.forget_told(now_ms);
+        let key = self.told.hasher().hash_one(user);
+        if self.told.len() >= MOVING_TOLD_MAX || self.told.contains_key(&key) {
+            return false;
+        }
+        self.told.insert(key, now_ms);
+        self.told_in_order.push_back((key, now_ms));
+        true
     }
 
     fn forget_told(&mut self, now_ms: u64) {
@@ -210,12 +224,16 @@ mod tests {
         let (here, there, mute) =
             (of(&moving, "a", &users)[0], of(&moving, "b", &users), of(&moving, "mute", &users)[0]);
         assert_eq!((moving.arrived(here, false, 0), moving.arrived(mute, false, 0)), (None, None));
-        assert_eq!(moving.arrived(there[0], true, 0), None, "it was told by another node");
+        assert_eq!(moving.arrived(there[2], true, 0), None, "it was told by another node");
+        assert_eq!(moving.look_at(there[2], 10_000), None, "and is not sent back by a ring that both will see soon");
+        assert!(moving.look_at(there[2], TOLD_FOR_MS).is_some());
         let tell = moving.arrived(there[0], false, 0).unwrap();
         assert_eq!(tell.url, "ws://b/ws?moved=1");
         assert!(AFTER_MS.contains(&tell.after_ms));
         assert_eq!(moving.arrived(there[0], false, TOLD_FOR_MS - 1), None, "it came back all the same");
         assert!(moving.arrived(there[0], false, TOLD_FOR_MS).is_some());
+        assert_eq!(moving.arrived(here, true, 0), None);
+        assert_eq!(moving.told.len(), 2, "who belongs here need not be remembered");
         assert_eq!(moving.route(there[1]), Some(("b", Some("ws://b/ws"))));
         assert_eq!(moving.route(mute), Some(("mute", None)));
     }
