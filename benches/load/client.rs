@@ -143,7 +143,12 @@ impl Worker<'_> {
             return self.ended(i, &format!("connect: {error}"));
         }
         let mut request = String::with_capacity(256);
-        let path = if self.plan.echo.is_some() { "/echo".into() } else { format!("/ws?user_id={}", user(index)) };
+        let path = match self.plan.echo {
+            Some(_) => "/echo".into(),
+            // Where nodes would send their users on, they stay where they are measured.
+            None if self.plan.nodes > 1 => format!("/ws?user_id={}&moved=1", user(index)),
+            None => format!("/ws?user_id={}", user(index)),
+        };
         let _ = write!(
             request,
             "GET {path} HTTP/1.1\r\nHost: {target}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
