@@ -72,7 +72,9 @@ async fn ours(port: u16, commands: usize, load: Load) -> f64 {
                         set.arg("SET").arg("key:__rand_int__").arg(&value);
                         pipeline.send((), &set, 0);
                     }
-                    Load::Register => pipeline.send((), &scripts.row_put(&format!("user-{sent}"), &row, 3_600_000), 0),
+                    Load::Register => {
+                        pipeline.send((), &scripts.row_put(&format!("user-{sent}"), &row, sent as u64, 3_600_000), 0)
+                    }
                 }
                 sent += 1;
             }

@@ -92,7 +92,7 @@ fn a_lost_script_cache_a_full_memory_and_a_replica_are_told_apart() {
     on_each_driver(|| async {
         server.cli(&["FLUSHALL"]);
         let scripts = Scripts::new("ws:");
-        let put = scripts.row_put("u", &row(1), 60_000);
+        let put = scripts.row_put("u", &row(1), 1, 60_000);
         let pipeline = pipeline::<u64>(&server.target(), scripts.load()).await;
         let trouble = async || Trouble::in_reply(&call(&pipeline, &put).await);
         assert_eq!(trouble().await, None);
@@ -216,7 +216,7 @@ fn invalidations_arrive_on_the_connection_that_read_the_row() {
         let found = call(&pipeline, &scripts.row_find("u")).await;
         assert!(matches!(found, Value::Map(rows) if rows.is_empty()), "nowhere is remembered too");
         // Its own write is not told; another's is.
-        call(&pipeline, &scripts.row_put("u", &row(1), 60_000)).await;
+        call(&pipeline, &scripts.row_put("u", &row(1), 1, 60_000)).await;
         call(&pipeline, &scripts.row_find("u")).await;
         assert!(pipeline.try_next().is_none());
         server.cli(&["HSET", "ws:loc:u", "other", "2 0"]);

@@ -18,11 +18,11 @@ fn row(node: &str, epoch: u64, shard: u16) -> Row {
 }
 
 async fn put(p: &Pipeline<u64>, s: &Scripts, row: &Row) -> RowReply {
-    scripts::row_reply(&call(p, &s.row_put("u", row, TTL)).await)
+    scripts::row_reply(&call(p, &s.row_put("u", row, 1, TTL)).await)
 }
 
 async fn delete(p: &Pipeline<u64>, s: &Scripts, node: &str, epoch: u64) -> RowReply {
-    scripts::row_reply(&call(p, &s.row_delete("u", node, epoch)).await)
+    scripts::row_reply(&call(p, &s.row_delete("u", node, epoch, None)).await)
 }
 
 fn done<const N: usize>(others: [Row; N]) -> RowReply {
@@ -47,6 +47,24 @@ fn an_old_epoch_never_removes_or_overwrites_what_a_newer_one_wrote() {
         assert_eq!(delete(&p, &s, "a", new).await, done([]));
         assert_eq!(call(&p, &cmd("EXISTS ws:loc:u")).await, Value::Int(0), "an empty hash is no key");
         assert_eq!(delete(&p, &s, "a", new).await, done([]), "again, without harm");
+    });
+}
+
+#[test]
+fn a_delete_that_comes_late_does_not_remove_what_was_written_after_it() {
+    let server = Server::start(&[]);
+    on_each_driver(|| async {
+        server.cli(&["FLUSHALL"]);
+        let s = Scripts::new("ws:");
+        let p = pipeline(&server.target(), s.load()).await;
+        let late = |serial| s.row_delete("u", "a", 7, Some(serial));
+        // As numbers, not as texts: 10 is after 9.
+        call(&p, &s.row_put("u", &row("a", 7, 0), 10, TTL)).await;
+        call(&p, &late(9)).await;
+        let found = scripts::rows(&call(&p, &s.row_find("u")).await).unwrap();
+        assert_eq!(found.as_slice(), [row("a", 7, 0)]);
+        call(&p, &late(11)).await;
+        assert_eq!(call(&p, &cmd("EXISTS ws:loc:u")).await, Value::Int(0));
     });
 }
 

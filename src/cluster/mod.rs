@@ -23,7 +23,8 @@
 //!
 //! | key or channel | what it is |
 //! |---|---|
-//! | `loc:USER` | hash: node → `epoch shard`; lives `redis.entry_ttl`, renewed by every node that has the user |
+//! | `loc:USER` | hash: node → `epoch shard serial`; lives `redis.entry_ttl`, renewed by every node that has the user |
+//! | `writable` | written when a connection is made, for a second: whoever cannot be written to is of no use |
 //! | `leases` | hash: node → `epoch expires-at instance about`; graves of replaced epochs under `node\nepoch` |
 //! | `idx:NODE:EPOCH:SHARD` | set of the users with a row of that node, epoch and shard, never fewer: what others clean up by, and count |
 //! | `shard:NODE:EPOCH:SHARD` | channel of one shard under one epoch |

@@ -56,7 +56,7 @@ impl Keys {
         Keys { prefix: prefix.into() }
     }
 
-    /// The hash of a user's rows: node → `epoch shard`.
+    /// The hash of a user's rows: node → `epoch shard serial`.
     pub fn rows(&self, user: &str) -> String {
         format!("{}loc:{user}", self.prefix)
     }
@@ -70,6 +70,11 @@ impl Keys {
     /// The hash of all leases: node → `epoch expires-at instance about`. The grave of an epoch that was replaced is under `node\nepoch`.
     pub fn leases(&self) -> String {
         format!("{}leases", self.prefix)
+    }
+
+    /// A key that is written when a connection is made, and lives for a moment: a server that refuses writes is of no use.
+    pub fn writable(&self) -> String {
+        format!("{}writable", self.prefix)
     }
 
     /// The set of users that have, or may have, a row of this node, epoch and shard: what others clean up by.
@@ -116,17 +121,17 @@ impl Scripts {
         all.map(|script| redis::cmd("SCRIPT").arg("LOAD").arg(script.text).to_owned()).into()
     }
 
-    /// Writes or renews a row. Read the reply with [`row_reply`].
-    pub fn row_put(&self, user: &str, row: &Row, ttl_ms: u64) -> Cmd {
+    /// Writes or renews a row. Later writes of a shard have a larger `serial`. Read the reply with [`row_reply`].
+    pub fn row_put(&self, user: &str, row: &Row, serial: u64, ttl_ms: u64) -> Cmd {
         let mut command = self.row_put.call(&self.keys.rows(user));
-        command.arg(&*row.node).arg(row.epoch).arg(row.shard.0).arg(ttl_ms);
+        command.arg(&*row.node).arg(row.epoch).arg(row.shard.0).arg(serial).arg(ttl_ms);
         command
     }
 
-    /// Deletes a row. Read the reply with [`row_reply`].
-    pub fn row_delete(&self, user: &str, node: &str, epoch: u64) -> Cmd {
+    /// Deletes a row, unless it was written with a larger `serial`; `None`: whatever it was written with. Read the reply with [`row_reply`].
+    pub fn row_delete(&self, user: &str, node: &str, epoch: u64, serial: Option<u64>) -> Cmd {
         let mut command = self.row_delete.call(&self.keys.rows(user));
-        command.arg(node).arg(epoch);
+        command.arg(node).arg(epoch).arg(serial.map_or(String::new(), |serial| serial.to_string()));
         command
     }
 
@@ -243,8 +248,9 @@ fn pairs(items: &[Value]) -> Option<Rows> {
 }
 
 fn row(node: &Value, row: &Value) -> Option<Row> {
-    let (epoch, shard) = text(row)?.split_once(' ')?;
-    Some(Row { node: text(node)?.into(), epoch: epoch.parse().ok()?, shard: ShardId(shard.parse().ok()?) })
+    let mut words = text(row)?.split(' ');
+    let (epoch, shard) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some(Row { node: text(node)?.into(), epoch, shard: ShardId(shard) })
 }
 
 fn text(value: &Value) -> Option<&str> {

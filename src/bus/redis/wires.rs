@@ -21,7 +21,7 @@ use super::scripts::Scripts;
 use super::target::{Address, Target};
 use crate::cluster::agent::{Action, Event, probe_channel};
 use crate::cluster::lease;
-use crate::cluster::link::Side;
+use crate::cluster::link::{Side, State};
 use crate::cluster::nodes::About;
 use crate::cluster::registry::Row;
 use crate::cluster::registry::wants::{Op, Write, WriteId};
@@ -56,6 +56,9 @@ pub struct Plan {
     /// Whose wires they are.
     pub shard: ShardId,
 }
+
+/// How long the key lives that shows that this server can be written to.
+const WRITABLE_TTL_MS: u64 = 1_000;
 
 /// What a reply over the connection for commands answers.
 #[derive(Debug)]
@@ -124,7 +127,7 @@ pub struct Wires {
     ready: VecDeque<Incoming>,
     loading: bool,
     probe_channel: String,
-    /// What was complained of since a connection was made.
+    /// What was complained of since the link was up.
     complained: Vec<&'static str>,
     complaints: VecDeque<Complaint>,
 }
@@ -188,10 +191,11 @@ impl Wires {
                 let channel = format!("{}{}", self.plan.prefix, self.probe_channel);
                 self.send(Token::Other, redis::cmd("PUBLISH").arg(channel).arg(nonce), now_ms);
             }
-            Action::Standing(_)
+            Action::Changed(State::Up) => self.complained.clear(),
+            Action::Changed(State::Down | State::Resync)
+            | Action::Standing(_)
             | Action::UserSettled { .. }
             | Action::ChannelSettled { .. }
-            | Action::Changed(_)
             | Action::LeaseChanged(_) => {}
         }
     }
@@ -203,8 +207,8 @@ impl Wires {
         self.index("SADD", Op::Put, &rows, now_ms);
         for (Write { id, op, name: user }, row) in &rows {
             let call = match op {
-                Op::Put => self.scripts.row_put(user, row, self.plan.entry_ttl_ms),
-                Op::Delete => self.scripts.row_delete(user, &row.node, row.epoch),
+                Op::Put => self.scripts.row_put(user, row, id.serial(), self.plan.entry_ttl_ms),
+                Op::Delete => self.scripts.row_delete(user, &row.node, row.epoch, Some(id.serial())),
             };
             self.send(Token::Row { id: *id, op: *op, user: user.clone() }, &call, now_ms);
         }
@@ -266,7 +270,7 @@ impl Wires {
         let mut index = redis::cmd("SREM");
         index.arg(self.scripts.keys().index(node, *epoch, *shard));
         for user in users {
-            let call = self.scripts.row_delete(user, node, *epoch);
+            let call = self.scripts.row_delete(user, node, *epoch, None);
             self.send(Token::Remove { node: node.clone(), user: user.clone() }, &call, now_ms);
             index.arg(&**user);
         }
@@ -275,7 +279,7 @@ impl Wires {
         }
     }
 
-    /// The next thing to say in the log: once per kind until a connection is made again.
+    /// The next thing to say in the log: once per kind until the link is up again.
     pub fn next_complaint(&mut self) -> Option<Complaint> {
         self.complaints.pop_front()
     }
@@ -337,6 +341,10 @@ impl Wires {
                 // Only what is looked up is tracked, not every row that a script reads; and what this connection changes itself it knows.
                 tracking.arg("TRACKING").arg("ON").arg("OPTIN").arg("NOLOOP");
                 setup.push(tracking);
+                // A replica, or a server without memory, would take the connection and refuse the first write, over and over.
+                let mut write = redis::cmd("SET");
+                write.arg(self.scripts.keys().writable()).arg(1).arg("PX").arg(WRITABLE_TTL_MS);
+                setup.push(write);
                 setup
             }
             Side::Subscriber => Vec::new(),
@@ -373,7 +381,6 @@ impl Wires {
                     Side::Commands => self.commands = Line::On(Pipeline::start(opened)),
                     Side::Subscriber => self.subscriber = Line::On(Subscriber::start(opened)),
                 }
-                self.complained.clear();
                 Event::Connected(side)
             }
             Err(error) => {

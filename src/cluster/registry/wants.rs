@@ -56,6 +56,13 @@ pub struct WriteId {
     serial: u64,
 }
 
+impl WriteId {
+    /// Larger than that of every write before it.
+    pub fn serial(self) -> u64 {
+        self.serial
+    }
+}
+
 /// What became of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answered {

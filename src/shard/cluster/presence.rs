@@ -127,6 +127,7 @@ impl Shard {
 
     /// A row of a dead node was deleted: unless the user is elsewhere, they are gone.
     pub(super) fn dead_row_removed(&mut self, node: &Rc<str>, user: &Rc<str>, others: Option<&Rows>, now: Now) {
+        self.routes_changed(std::slice::from_ref(user));
         let Some(cluster) = &mut self.cluster else { return };
         if let Some(reaping) = cluster.presence.reaping.as_mut().filter(|reaping| reaping.grave.node == *node)
             && let Step::Removing(left) = &mut reaping.step
