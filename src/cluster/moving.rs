@@ -225,14 +225,14 @@ mod tests {
             (of(&moving, "a", &users)[0], of(&moving, "b", &users), of(&moving, "mute", &users)[0]);
         assert_eq!((moving.arrived(here, false, 0), moving.arrived(mute, false, 0)), (None, None));
         assert_eq!(moving.arrived(there[2], true, 0), None, "it was told by another node");
-        assert_eq!(moving.look_at(there[2], 10_000), None, "and is not sent back by a ring that both will see soon");
-        assert!(moving.look_at(there[2], TOLD_FOR_MS).is_some());
         let tell = moving.arrived(there[0], false, 0).unwrap();
         assert_eq!(tell.url, "ws://b/ws?moved=1");
         assert!(AFTER_MS.contains(&tell.after_ms));
+        assert_eq!(moving.look_at(there[2], 10_000), None, "and is not sent back by a ring that both will see soon");
         assert_eq!(moving.arrived(there[0], false, TOLD_FOR_MS - 1), None, "it came back all the same");
+        assert!(moving.look_at(there[2], TOLD_FOR_MS).is_some());
         assert!(moving.arrived(there[0], false, TOLD_FOR_MS).is_some());
-        assert_eq!(moving.arrived(here, true, 0), None);
+        assert_eq!(moving.arrived(here, true, TOLD_FOR_MS), None);
         assert_eq!(moving.told.len(), 2, "who belongs here need not be remembered");
         assert_eq!(moving.route(there[1]), Some(("b", Some("ws://b/ws"))));
         assert_eq!(moving.route(mute), Some(("mute", None)));
