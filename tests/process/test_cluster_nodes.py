@@ -140,6 +140,7 @@ def test_a_second_process_of_one_name_fences_the_first(start_cluster, connect, r
     old, other = cluster[0], cluster[1]
     ann, ben = connect(old, "ann"), connect(other, "ben")
     new = Gateway(old.settings)
+    new.query = old.query
     try:
         eventually(lambda: name_of(old) not in ("n0", None), "the older one goes by another name", RECOVERY_S)
         cluster.nodes.append(new)

@@ -179,8 +179,9 @@ def test_presence_of_very_many_is_cut_off_and_still_adds_up(cluster, connect, un
     wires = []
     try:
         for number in range(count):
-            wire = Wire(cluster.nodes[number % 3])
-            wire.send(upgrade_request(f"/ws?user_id={unique(f'fan{number}')}"))
+            node = cluster.nodes[number % 3]
+            wire = Wire(node)
+            wire.send(upgrade_request(node.path(user_id=unique(f"fan{number}"))))
             wire.send(frame(TEXT, json.dumps({"type": "join", "roomId": room})))
             wires.append(wire)
         counts = lambda: watcher.request("presence", roomId=room)

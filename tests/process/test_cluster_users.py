@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from admin import Admin
-from cluster import ROUTINGS, Device, messages, nodes_of, status
+from cluster import Device, messages, nodes_of, status
 from gateway import eventually
 from test_backpressure import PATIENT, heard, slow_client
 
@@ -230,7 +230,7 @@ def test_services_ask_where_a_user_is(cluster, connect, unique):
         eventually(lambda: nodes_of(admin, user=phone.user) == {}, "nobody is left")
 
 
-@pytest.mark.parametrize("routing", ROUTINGS)
+@pytest.mark.parametrize("routing", ["broadcast", "registry"])
 def test_the_latest_is_the_latest_across_nodes(start_cluster, connect, routing):
     """Who is behind has one message per key: per sender, target and event where none is given, wherever the senders are."""
     cluster = start_cluster(routing, 2, PATIENT)
