@@ -14,7 +14,7 @@ use std::rc::Rc;
 use ahash::RandomState;
 
 use super::ring::Ring;
-use crate::limits::MOVING_TOLD_MAX;
+use crate::limits::{MOVING_TOLD_MAX, RING_WEIGHT_MAX};
 
 /// How long the ring must be at rest before those who are here are looked at.
 pub const REST_MS: u64 = 5_000;
@@ -81,12 +81,16 @@ impl Moving {
 
     /// The members of the ring, `me` among them if this node is one.
     pub fn set_members<'a>(&mut self, me: &str, members: impl IntoIterator<Item = Member<'a>>, now_ms: u64) {
-        let members: Vec<Member<'a>> = members.into_iter().collect();
-        let ring = Ring::new(members.iter().map(|m| (m.node, m.weight)));
-        let advertised = members.iter().filter_map(|m| Some((m.node.into(), m.advertise?.into()))).collect();
+        let mut members: Vec<Member<'a>> = members.into_iter().collect();
+        members.sort_unstable_by_key(|m| m.node);
+        // This is asked with every poll, and nearly always nothing has changed.
+        let listed = members.iter().filter(|m| m.weight > 0).map(|m| (m.node, m.weight.min(RING_WEIGHT_MAX)));
+        let known = |m: &Member<'_>| self.advertised.get(m.node).map(|url| &**url) == m.advertise;
         // A node that says later where it is to be found can have its users then.
-        if ring != self.ring || advertised != self.advertised || *me != *self.me {
-            (self.ring, self.advertised, self.me) = (ring, advertised, me.into());
+        if *me != *self.me || !listed.eq(self.ring.members()) || !members.iter().all(known) {
+            self.ring = Ring::new(members.iter().map(|m| (m.node, m.weight)));
+            self.advertised = members.iter().filter_map(|m| Some((m.node.into(), m.advertise?.into()))).collect();
+            self.me = me.into();
             // Not all nodes have seen it, nor begin, at the same time.
             let from_ms = now_ms + REST_MS + self.random.u64(..=REST_MS / 5);
             self.sweep = Some(Sweep { from_ms, next: 0, told: 0 });
@@ -113,7 +117,14 @@ impl Moving {
 
     /// A user has connected here. `marked`: with the mark of one who was told.
     pub fn arrived(&mut self, user: &str, marked: bool, now_ms: u64) -> Option<Tell> {
-        if marked { None } else { self.look_at(user, now_ms) }
+        if marked {
+            // Whoever sent them sees another ring, or this node will in a moment: they are not sent on, nor back, before that is settled.
+            if self.elsewhere(user).is_some() {
+                self.remember(user, now_ms);
+            }
+            return None;
+        }
+        self.look_at(user, now_ms)
     }
 
     /// The next of the `len` places at which the shard has its users, all of which are looked at within `spread_ms`: look at who is there,
@@ -145,18 +156,25 @@ impl Moving {
     /// Whether a user who is here is to be told to go, and what.
     pub fn look_at(&mut self, user: &str, now_ms: u64) -> Option<Tell> {
         let url = self.elsewhere(user)?;
-        self.forget_told(now_ms);
-        let key = self.told.hasher().hash_one(user);
-        // Where too many were told to remember one more, this one stays.
-        if self.told.len() >= MOVING_TOLD_MAX || self.told.contains_key(&key) {
+        if !self.remember(user, now_ms) {
             return None;
         }
-        self.told.insert(key, now_ms);
-        self.told_in_order.push_back((key, now_ms));
         if let Some(sweep) = &mut self.sweep {
             sweep.told += 1;
         }
         Some(Tell { url, after_ms: self.random.u64(AFTER_MS) })
+    }
+
+    /// Remembers that a user was told; false: that is known, or too many were told to remember one more. Then this one stays.
+    fn remember(&mut self, user: &str, now_ms: u64) -> bool {
+        self.forget_told(now_ms);
+        let key = self.told.hasher().hash_one(user);
+        if self.told.len() >= MOVING_TOLD_MAX || self.told.contains_key(&key) {
+            return false;
+        }
+        self.told.insert(key, now_ms);
+        self.told_in_order.push_back((key, now_ms));
+        true
     }
 
     fn forget_told(&mut self, now_ms: u64) {
@@ -206,12 +224,16 @@ mod tests {
         let (here, there, mute) =
             (of(&moving, "a", &users)[0], of(&moving, "b", &users), of(&moving, "mute", &users)[0]);
         assert_eq!((moving.arrived(here, false, 0), moving.arrived(mute, false, 0)), (None, None));
-        assert_eq!(moving.arrived(there[0], true, 0), None, "it was told by another node");
+        assert_eq!(moving.arrived(there[2], true, 0), None, "it was told by another node");
+        assert_eq!(moving.look_at(there[2], 10_000), None, "and is not sent back by a ring that both will see soon");
+        assert!(moving.look_at(there[2], TOLD_FOR_MS).is_some());
         let tell = moving.arrived(there[0], false, 0).unwrap();
         assert_eq!(tell.url, "ws://b/ws?moved=1");
         assert!(AFTER_MS.contains(&tell.after_ms));
         assert_eq!(moving.arrived(there[0], false, TOLD_FOR_MS - 1), None, "it came back all the same");
         assert!(moving.arrived(there[0], false, TOLD_FOR_MS).is_some());
+        assert_eq!(moving.arrived(here, true, 0), None);
+        assert_eq!(moving.told.len(), 2, "who belongs here need not be remembered");
         assert_eq!(moving.route(there[1]), Some(("b", Some("ws://b/ws"))));
         assert_eq!(moving.route(mute), Some(("mute", None)));
     }
@@ -241,6 +263,21 @@ mod tests {
         }
         assert_eq!((told, looked_at), (expected, users.len()));
         assert_eq!(moving.next_place(users.len(), SPREAD_MS, u64::MAX / 2), None, "once");
+    }
+
+    #[test]
+    fn a_poll_that_says_the_same_changes_nothing() {
+        let mut moving = moving("a", &["a", "b"]);
+        for now_ms in (0..REST_MS + REST_MS / 5).step_by(100) {
+            set(&mut moving, "a", &["b", "a"], now_ms);
+        }
+        assert_eq!(moving.next_place(100, SPREAD_MS, REST_MS + REST_MS / 5), Some(0));
+        let heavy = |node| Member { node, weight: 5 * RING_WEIGHT_MAX, advertise: Some("ws://x/ws") };
+        moving.set_members("a", [heavy("a"), heavy("b")], 10_000);
+        for now_ms in (10_000..10_000 + 2 * REST_MS).step_by(1_000) {
+            moving.set_members("a", [heavy("a"), heavy("b")], now_ms);
+        }
+        assert_eq!(moving.next_place(100, SPREAD_MS, 10_000 + 2 * REST_MS), Some(0), "whatever weight it says");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the runtime's own streams lack: a second handle by which one is stopped, and what TCP measures.
+//! What the runtime's own streams lack: a second handle by which one is stopped, a look at what waits, and what TCP measures.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -31,6 +31,14 @@ impl Stopper {
     pub fn stop(&self) {
         let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
     }
+}
+
+/// Whether nothing waits to be read: a connection on which something has come unasked, or its end, is of no use for another request.
+pub fn is_quiet(stream: &TcpStream) -> bool {
+    use rustix::net::{RecvFlags, recv};
+    // SAFETY: the stream is open while it is borrowed.
+    let fd = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    matches!(recv(fd, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(rustix::io::Errno::AGAIN))
 }
 
 /// The smoothed round trip of a TCP connection (TCP_INFO), in microseconds.

@@ -58,7 +58,7 @@ class Decider:
                     answer = answer, b""
                 status, data = answer if isinstance(answer, tuple) else (200, json.dumps(answer).encode())
                 self.send_response(status)
-                if decider.chunked:
+                if decider.chunked and status != 204:
                     self.send_header("Transfer-Encoding", "chunked")
                     self.end_headers()
                     middle = len(data) // 2
@@ -67,7 +67,8 @@ class Decider:
                             self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
                     self.wfile.write(b"0\r\n\r\n")
                 else:
-                    self.send_header("Content-Length", str(len(data)))
+                    if status != 204:
+                        self.send_header("Content-Length", str(len(data)))
                     self.end_headers()
                     self.wfile.write(data)
 

@@ -9,9 +9,10 @@ import pytest
 from admin import Admin
 from balancer import Haproxy, Nginx, NginxByRoute
 from client import Client
-from cluster import QUICK, status
+from cluster import LEASE_S, QUICK, status
 from gateway import eventually
 from redis_server import free_port
+from test_cluster_hash import route, users_of, wait_known
 from wire import Wire
 
 # The address that clients come from, where it matters: not the balancer's own.
@@ -143,3 +144,51 @@ def test_messages_of_any_size_come_through(behind):
         for size in (1, 200, 60_000):
             assert status(alice, "bob", "x" * size) == "delivered"
             assert len(bob.expect("message")["content"]) == size
+
+
+@pytest.mark.parametrize("behind", ["nginx-route"], indirect=True)
+def test_with_the_ring_everybody_is_where_they_belong_before_and_after(behind):
+    """Nobody is sent on, and who must move because a node has ended finds the new one through the balancer."""
+    balancer, cluster = behind
+    wait_ready(balancer)
+    users = [f"user-{number}" for number in range(24)]
+
+    def owners():
+        return {user: route(cluster[0], user)["node"] for user in users}
+
+    wait_known(cluster)
+    for ended in (None, cluster[2]):
+        if ended:
+            ended.kill()
+            eventually(lambda: ended.node_id not in owners().values(), "it has left the ring", LEASE_S + 3)
+            wait_known(cluster)
+        wanted = owners()
+        clients = [come(balancer, user) for user in users]
+        assert {user: client.node for user, client in zip(users, clients)} == wanted
+        assert [client.fence() for client in clients] == [[]] * len(users)
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.parametrize("behind", ["nginx-route"], indirect=True)
+def test_who_must_move_comes_back_through_the_balancer(behind):
+    balancer, cluster = behind
+    wait_known(cluster)
+    user = users_of(cluster, cluster[1], 1)[0]
+    with come(cluster[0], user) as client:
+        reconnect = client.expect("reconnect")
+        assert reconnect["url"] == f"{balancer.url()}?moved=1"
+    with come(balancer, user) as moved:
+        assert moved.node == cluster[1].node_id
+        assert moved.fence() == []
+
+
+@pytest.mark.parametrize("behind", ["nginx", "haproxy"], indirect=True)
+def test_clients_may_ask_for_themselves(behind):
+    """The nodes behind do not route by hash: they say so, and the balancer lets them."""
+    balancer, _ = behind
+    wait_ready(balancer)
+    with Wire(balancer) as wire:
+        wire.send(b"GET /route?user=alice HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        response = wire.response()
+    assert response.status == 404 and b"cluster.routing" in response.body

@@ -225,3 +225,16 @@ def test_what_a_service_may_not_make_of_a_message(room):
         for field in ("content", "answer"):
             assert ann.refused("message", roomId="r", content=field)["code"] == "unavailable"
         assert ben.fence() == []
+
+
+@pytest.mark.parametrize("late", [b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{\"answer\":666}"])
+def test_what_comes_unasked_is_not_taken_for_an_answer(start, connect, late):
+    """A connection on which more comes than was asked for is not used again."""
+    with Decider() as decider:
+        gateway = start({"hooks.message_url": decider.url})
+        client = connect(gateway, "ann")
+        for n in range(3):
+            assert "messageId" in client.request("publish", channel="c", content=n)
+            decider.sockets[-1].sendall(late)
+            time.sleep(0.05)
+        assert results(gateway, "message")["allowed"] == 3 and decider.connections == 3

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, 
 use super::reply::{Reader, Reply};
 use super::target::Route;
 use crate::admin::whole::Whole;
-use crate::io::tcp::Stopper;
+use crate::io::tcp::{Stopper, is_quiet};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 8 * 1024;
@@ -48,7 +48,7 @@ impl Client {
         body_bytes_max: usize,
         deadline: Instant,
     ) -> io::Result<Reply> {
-        if let Some(stream) = self.stream.take() {
+        if let Some(stream) = self.stream.take().filter(is_quiet) {
             match self.exchange(stream, headers, body.clone(), body_bytes_max, deadline).await {
                 // The service may have closed it while it was idle: that says nothing about this request.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}

@@ -220,8 +220,10 @@ fn head(bytes: &[u8]) -> io::Result<Option<Head>> {
         (_, None, Some(length)) => length.parse().map_or(Body::UntilEnd, Body::Length),
         _ => Body::UntilEnd,
     };
+    // Some send a body where there can be none: it would be taken for the beginning of the next answer.
+    let bodiless = matches!(status, 204 | 304) && (coding.is_some() || length.is_some_and(|length| length != "0"));
     let told = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-    let close = response.version == Some(0) || told || coding.is_some() && length.is_some();
+    let close = response.version == Some(0) || told || bodiless || coding.is_some() && length.is_some();
     Ok(Some(Head { status, len, body, close }))
 }
 
@@ -257,6 +259,8 @@ mod tests {
         let table = [
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", reply(200, "hello", true)),
             ("HTTP/1.1 204 No Content\r\n\r\n", reply(204, "", true)),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", reply(204, "", true)),
+            ("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", reply(204, "", false)),
             (
                 "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 Busy\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n",
                 reply(503, "", false),

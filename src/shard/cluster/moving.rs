@@ -9,6 +9,7 @@ use crate::cluster::wire::Outgoing;
 use crate::protocol::reply;
 use crate::shard::Shard;
 use crate::shard::drain::Drain;
+use crate::shard::row::State;
 use crate::time::Now;
 
 impl Shard {
@@ -54,10 +55,10 @@ impl Shard {
 
     /// A session has begun: is it one of this node's?
     pub(in crate::shard) fn move_newcomer(&mut self, slot: u32, now: Now) {
-        if !self.moves_users(now) {
+        let row = self.connections.row(slot);
+        if row.state != State::Active || !self.moves_users(now) {
             return;
         }
-        let row = self.connections.row(slot);
         let user = &self.users.get(row.user).name;
         let moving = self.cluster.as_mut().and_then(|cluster| cluster.moving.as_mut());
         if let Some(tell) = moving.and_then(|moving| moving.arrived(user, row.moved, now.mono_ms)) {
