@@ -22,6 +22,9 @@ const BATCH_BYTES_MAX: usize = 32 * 1024;
 /// Messages that one `batch` message carries at the most.
 const BATCH_MESSAGES_MAX: usize = u8::MAX as usize;
 
+/// Messages kept for a connection whose session has not begun.
+const WITHHELD_MAX: usize = 1024;
+
 /// How a message is to be queued.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Manner {
@@ -58,6 +61,9 @@ impl Connections {
         let state = row.state;
         if matches!(state, State::Vacant | State::Closing | State::Connecting) {
             return false;
+        }
+        if row.paused.contains(Paused::BUS) {
+            return self.withhold(slot, frame, manner);
         }
         row.last_message_ds = now_ds;
         let window_bits = row.deflate.filter(|_| !row.late()).map(|params| params.server_max_window_bits);
@@ -126,6 +132,28 @@ impl Connections {
     pub(super) fn push_control(&mut self, slot: u32, frame: Bytes) {
         self.on_outbox(slot, |outbox| outbox.push_control(frame));
         self.mark_dirty(slot);
+    }
+
+    /// Keeps a message for a connection whose session has not begun. Returns whether there was room for it.
+    fn withhold(&mut self, slot: u32, frame: &Shared, manner: Manner) -> bool {
+        let withheld = &mut self.row_mut(slot).extra().withheld;
+        let room = withheld.len() < WITHHELD_MAX;
+        if room {
+            withheld.push((frame.bytes().clone(), manner));
+            self.reweigh(slot);
+        } else {
+            self.counters.drop_message(DropReason::Overflow, manner.class);
+        }
+        room
+    }
+
+    /// What was kept for a connection whose session has begun now.
+    pub(super) fn take_withheld(&mut self, slot: u32) -> Vec<(Bytes, Manner)> {
+        let row = self.row_mut(slot);
+        let withheld = row.extra.as_mut().map(|extra| std::mem::take(&mut extra.withheld)).unwrap_or_default();
+        row.tidy();
+        self.reweigh(slot);
+        withheld
     }
 
     /// Queues the answer to an upgrade request: nothing overtakes it, no control frame and no urgent message.

@@ -3,12 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::error::CloseReason;
 use crate::ids::{ConnectionId, ShardId};
 use crate::protocol::hook::Greeting;
 use crate::protocol::permission::Permissions;
+use crate::shard::delivery::Manner;
 use crate::shard::event::Handover;
 use crate::shard::hooks::Asked;
 use crate::shard::limiter::RateWindow;
@@ -151,6 +153,8 @@ pub(super) struct Extra {
     pub(super) behind: Vec<u8>,
     /// Tenths of a second since the shard's start: told to go to another node, it is closed then.
     pub(super) moves_at_ds: Option<u32>,
+    /// Messages that came before its session had begun: nothing comes before `auth:ok`.
+    pub(super) withheld: Vec<(Bytes, Manner)>,
 }
 
 impl Extra {
@@ -161,11 +165,12 @@ impl Extra {
         let contexts = self.contexts.as_ref().map_or(0, |contexts| contexts.held_bytes());
         let greeting = self.greeting.as_ref().map_or(0, |greeting| greeting.bytes());
         let asked = self.asked.as_ref().map_or(0, |asked| asked.bytes());
-        size_of::<Self>() + opening + moving + contexts + greeting + asked + self.behind.capacity()
+        let withheld = self.withheld.iter().map(|(frame, _)| frame.len() + size_of::<(Bytes, Manner)>()).sum::<usize>();
+        size_of::<Self>() + opening + moving + contexts + greeting + asked + self.behind.capacity() + withheld
     }
 
     fn is_empty(&self) -> bool {
-        let Extra { opening, moving, contexts, greeting, asked, behind, moves_at_ds } = self;
+        let Extra { opening, moving, contexts, greeting, asked, behind, moves_at_ds, withheld } = self;
         opening.is_none()
             && moving.is_none()
             && contexts.is_none()
@@ -173,6 +178,7 @@ impl Extra {
             && asked.is_none()
             && behind.is_empty()
             && moves_at_ds.is_none()
+            && withheld.is_empty()
     }
 }
 

@@ -11,6 +11,7 @@ use crate::ids::ConnectionId;
 use crate::protocol::RequestId;
 use crate::protocol::envelope::{ReplyTo, Topic};
 use crate::shard::Shard;
+use crate::shard::frames::Shared;
 use crate::shard::relay::Debt;
 use crate::shard::requests::place_fields;
 use crate::shard::row::{Paused, State};
@@ -180,8 +181,12 @@ impl Shard {
         if self.connections.row(slot).state != State::Active {
             return;
         }
-        self.begin(slot, id, &rooms, local, now);
         self.connections.resume(slot, Paused::BUS, now);
+        let withheld = self.connections.take_withheld(slot);
+        self.begin(slot, id, &rooms, local, now);
+        for (frame, manner) in withheld {
+            self.connections.push(slot, &mut Shared::new(frame), manner, now);
+        }
         if self.connections.find(conn).is_some() {
             let behind = self.take_behind(slot);
             self.go_on_behind(conn, behind, now);

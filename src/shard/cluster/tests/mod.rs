@@ -44,6 +44,18 @@ fn a_session_begins_when_the_registry_has_its_user() {
         (&json!("auth:ok"), &Value::Null, &json!("pong"))
     );
     assert!(world.redis.rows["alice"].contains_key("node-0"));
+    // What comes for a user who waits comes after the welcome.
+    let bob = world.joined(0, "bob", &[]);
+    world.hangs = true;
+    let carol = world.connect(0, "carol");
+    world.settle();
+    world.say(bob, &json!({"type": "send_message", "target_user": "carol", "content": 1}));
+    world.settle();
+    assert_eq!(world.said(carol), [] as [Value; 0]);
+    world.unhang();
+    world.pass(100);
+    let said = world.said(carol);
+    assert_eq!((said.len(), &said[0]["type"], &said[1]["content"]), (2, &json!("auth:ok"), &json!(1)), "{said:?}");
     // A second device finds the row.
     let again = world.connect(0, "alice");
     assert_eq!(world.said(again)[0]["type"], "auth:ok");
