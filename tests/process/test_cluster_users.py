@@ -209,14 +209,6 @@ def test_services_disconnect_users_on_other_nodes(cluster, connect, unique):
     assert stays.fence() == []
 
 
-def test_services_disconnect_one_connection_on_another_node(cluster, connect):
-    devices = [connect(cluster[1], "gone") for _ in range(2)]
-    with Admin(cluster[0]) as admin:
-        assert admin.call("disconnect", connection=devices[1].welcome["connectionId"]) == {"count": 1}
-    assert devices[1].closed() == (4003, "disconnected")
-    assert devices[0].fence() == []
-
-
 def test_services_ask_where_a_user_is(cluster, connect, unique):
     phone, tablet, laptop = connect(cluster[0], "ann"), connect(cluster[1], "ann"), connect(cluster[1], "ann")
     with Admin(cluster[2]) as admin:
