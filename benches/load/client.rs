@@ -143,12 +143,8 @@ impl Worker<'_> {
             return self.ended(i, &format!("connect: {error}"));
         }
         let mut request = String::with_capacity(256);
-        let path = match self.plan.echo {
-            Some(_) => "/echo".into(),
-            // Where nodes would send their users on, they stay where they are measured.
-            None if self.plan.nodes > 1 => format!("/ws?user_id={}&moved=1", user(index)),
-            None => format!("/ws?user_id={}", user(index)),
-        };
+        let path =
+            if self.plan.echo.is_some() { "/echo".into() } else { format!("/ws?user_id={}", self.control.user(index)) };
         let _ = write!(
             request,
             "GET {path} HTTP/1.1\r\nHost: {target}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -356,11 +352,6 @@ impl Worker<'_> {
     }
 }
 
-/// The name of a connection's user: of one width, so that messages of one kind look alike.
-pub(crate) fn user(index: u32) -> String {
-    format!("u{index:08}")
-}
-
 /// Flows whose target is a room need its name; this keeps the match in one place.
 pub(crate) fn request_head(worker: &Worker<'_>, flow: Flow, target: u32) -> String {
     match flow {
@@ -369,7 +360,9 @@ pub(crate) fn request_head(worker: &Worker<'_>, flow: Flow, target: u32) -> Stri
             format!(r#"{{"type":"publish","channel":"{}","content":""#, worker.room_name(target))
         }
         Flow::Room => format!(r#"{{"type":"message","roomId":"{}","content":""#, worker.room_name(target)),
-        Flow::Pair | Flow::Hop => format!(r#"{{"type":"send_message","target_user":"{}","content":""#, user(target)),
+        Flow::Pair | Flow::Hop => {
+            format!(r#"{{"type":"send_message","target_user":"{}","content":""#, worker.control.user(target))
+        }
         Flow::Broadcast => r#"{"type":"broadcast","content":""#.into(),
     }
 }

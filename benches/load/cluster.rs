@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::content::Flow;
-use crate::control::Command;
+use crate::control::{Command, user};
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::redis::{Calls, Redis};
@@ -77,7 +77,8 @@ fn one(options: &Options, plan: &Plan, routing: &str) -> Result<Report, String> 
         )?);
     }
     wait_until_ready(&servers)?;
-    drive(options, plan, servers, |course, report| course.cluster(report, &redis, routing))
+    let letters = if routing == "hash" { letters(plan, &servers)? } else { Vec::new() };
+    drive(options, plan, servers, letters, |course, report| course.cluster(report, &redis, routing))
 }
 
 fn settings(options: &Options, redis: &Redis, routing: &str, node: u32) -> Vec<String> {
@@ -85,17 +86,29 @@ fn settings(options: &Options, redis: &Redis, routing: &str, node: u32) -> Vec<S
         format!("node.id=node-{node}"),
         format!("cluster.routing={routing}"),
         format!("redis.url={}", redis.url()),
+        // Wherever this leads: nobody is sent there, as everybody is where they belong.
+        "cluster.advertise=ws://nowhere.invalid/ws".into(),
     ];
-    if routing == "hash" {
-        // Nobody is sent there: the clients say that they have been.
-        settings.push("cluster.advertise=ws://127.0.0.1:9/ws".into());
-    }
     if options.shards.is_none() && options.pin_server.is_none() {
         settings.push("shards.count=2".into());
     }
     // What the command line says comes last.
     settings.extend(options.settings.iter().cloned());
     settings
+}
+
+/// What the name of each user begins with, so that everybody belongs on the node that they connect to, as they would after `reconnect`.
+fn letters(plan: &Plan, servers: &[Server]) -> Result<Vec<u8>, String> {
+    let letter = |index: u32| {
+        let home = format!("node-{}", index % plan.nodes);
+        for letter in b'a'..=b'z' {
+            if servers[0].route(&user(letter, index))? == home {
+                return Ok(letter);
+            }
+        }
+        Err(format!("of 26 names none belongs on {home}"))
+    };
+    (0..plan.total()).map(letter).collect()
 }
 
 /// Every node carries its own probe, and knows of all others.
@@ -242,7 +255,7 @@ impl Bus {
                 failures.push(format!("{}: {what}", self.routing));
             }
         };
-        if self.routing == "registry" {
+        if self.routing != "broadcast" {
             let Cost { publishes, others, .. } = self.far;
             must(publishes <= 1.0 + NOISE, format!("{publishes:.2} publishes for a message to one other node"));
             must(others <= NOISE, format!("{others:.2} look-ups per message with all routes known"));

@@ -37,6 +37,8 @@ pub(crate) struct Control {
     /// Receivers per room.
     pub(crate) room_receivers: Vec<u32>,
     pub(crate) broadcast_receivers: u32,
+    /// What the name of each connection's user begins with; where there is none: `u`.
+    letters: Vec<u8>,
     counters: Vec<Published>,
     failed: AtomicBool,
 }
@@ -49,7 +51,7 @@ impl Command {
 }
 
 impl Control {
-    pub(crate) fn new(plan: &Plan) -> Control {
+    pub(crate) fn new(plan: &Plan, letters: Vec<u8>) -> Control {
         let rooms = plan.rooms.as_ref().map_or(0, |rooms| rooms.count);
         Control {
             epoch: Instant::now(),
@@ -59,6 +61,7 @@ impl Control {
             rooms: (0..rooms).map(|_| AtomicU64::new(0)).collect(),
             room_receivers: (0..rooms).map(|room| plan.room_receivers(room)).collect(),
             broadcast_receivers: plan.broadcast_receivers(),
+            letters,
             counters: (0..plan.workers).map(|_| Published::default()).collect(),
             failed: AtomicBool::new(false),
         }
@@ -67,6 +70,11 @@ impl Control {
     /// Nanoseconds since the start of the run: the clock of everything.
     pub(crate) fn now(&self) -> u64 {
         self.epoch.elapsed().as_nanos() as u64
+    }
+
+    /// The name of a connection's user.
+    pub(crate) fn user(&self, index: u32) -> String {
+        user(self.letters.get(index as usize).copied().unwrap_or(b'u'), index)
     }
 
     pub(crate) fn give(&self, command: Command) {
@@ -130,4 +138,9 @@ impl Control {
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
+}
+
+/// The name of a user: of one width, so that messages of one kind look alike.
+pub(crate) fn user(letter: u8, index: u32) -> String {
+    format!("{}{index:08}", char::from(letter))
 }

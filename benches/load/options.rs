@@ -70,7 +70,7 @@ pub(crate) struct Options {
     pub(crate) nodes: u32,
     /// How messages find users on other nodes, one after the other (cluster).
     #[arg(long, value_delimiter = ',', value_parser = ["broadcast", "registry", "hash"])]
-    #[arg(default_values = ["broadcast", "registry"])]
+    #[arg(default_values = ["broadcast", "registry", "hash"])]
     pub(crate) routing: Vec<String>,
     /// Threads of the generator, each with its own descriptor table.
     #[arg(long)]

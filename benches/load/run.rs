@@ -21,23 +21,24 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 pub(crate) fn run(options: &Options, plan: &Plan) -> Result<Report, String> {
     let client_share = if plan.mode == Mode::Idle { client_kernel_bytes() } else { None };
     let servers = vec![Server::new(options, plan.total())?];
-    drive(options, plan, servers, |course, report| match plan.mode {
+    drive(options, plan, servers, Vec::new(), |course, report| match plan.mode {
         Mode::Storm => course.storm(report),
         _ => course.steady(report, client_share),
     })
 }
 
-/// Runs one course of `plan` against these servers, and judges it.
+/// Runs one course of `plan` against these servers, and judges it. `letters` are what the users' names begin with.
 pub(crate) fn drive(
     options: &Options,
     plan: &Plan,
     servers: Vec<Server>,
+    letters: Vec<u8>,
     run: impl FnOnce(&mut Course<'_>, &mut Report) -> Result<(), String>,
 ) -> Result<Report, String> {
     if let Some(core) = options.pin_client {
         sys::pin(core).map_err(|error| format!("core {core}: {error}"))?;
     }
-    let control = Control::new(plan);
+    let control = Control::new(plan, letters);
     let mut report = Report::new(options, plan, &servers[0]);
     let mut outcome = Outcome::new();
     let targets: Vec<SocketAddrV4> = servers.iter().map(|server| server.target).collect();

@@ -114,18 +114,14 @@ impl Server {
 
     /// A page of the admin listener.
     pub(crate) fn page(&self, path: &str) -> Result<String, String> {
-        let admin = self.admin.ok_or("a server that was not started here")?;
-        let read = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect_timeout(&admin.into(), Duration::from_secs(5))?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        };
-        let text = read().map_err(|error| format!("{path}: {error}"))?;
-        let (_, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("{path}: no answer"))?;
-        Ok(body.to_owned())
+        get(self.admin.ok_or("a server that was not started here")?, path)
+    }
+
+    /// The node that a user belongs on.
+    pub(crate) fn route(&self, user: &str) -> Result<String, String> {
+        let body = get(self.target, &format!("/route?user={user}"))?;
+        let route: serde_json::Value = serde_json::from_str(&body).map_err(|_| format!("/route says {body:?}"))?;
+        route["node"].as_str().map(str::to_owned).ok_or_else(|| format!("/route says {body:?}"))
     }
 }
 
@@ -144,6 +140,21 @@ impl Drop for Server {
             let _ = fs::remove_file(file);
         }
     }
+}
+
+/// The body of a page.
+fn get(from: SocketAddrV4, path: &str) -> Result<String, String> {
+    let read = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&from.into(), Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {from}\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|error| format!("{path}: {error}"))?;
+    let (_, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("{path}: no answer"))?;
+    Ok(body.to_owned())
 }
 
 /// What a process has used, or several together.

@@ -3,7 +3,6 @@
 import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlencode
 
 from admin import Admin
 from client import Refused
@@ -11,7 +10,7 @@ from gateway import Gateway, eventually
 from redis_server import RedisServer
 from wire import CLOSE, TEXT, Wire, frame
 
-ROUTINGS = ["broadcast", "registry"]
+ROUTINGS = ["broadcast", "registry", "hash"]
 # Driver and shards of each node: both drivers, and numbers of shards that differ from node to node.
 SHAPES = [("io_uring", 2), ("epoll", 3), ("io_uring", 1)]
 
@@ -61,6 +60,10 @@ class Cluster:
     def add(self, name=None, settings=None, *, wait=True):
         """Starts one more node."""
         number = len(self.nodes)
+        settings, query = dict(settings or {}), {}
+        if self.routing == "hash" and "cluster.advertise" not in {**self.settings, **settings}:
+            # Everybody is served wherever they come, as those are who have been sent elsewhere already.
+            settings["cluster.advertise"], query = "ws://nowhere.invalid/ws", {"moved": 1}
         driver, shards = SHAPES[number % len(SHAPES)]
         node = Gateway({
             "node.id": name or f"n{number}",
@@ -69,8 +72,9 @@ class Cluster:
             "cluster.routing": self.routing,
             "redis.url": self.url,
             **self.settings,
-            **(settings or {}),
+            **settings,
         })
+        node.query = query
         self.nodes.append(node)
         if wait:
             self.wait_whole()
@@ -82,6 +86,7 @@ class Cluster:
         assert not old.running
         old.stop()
         node = Gateway({**old.settings, **(settings or {})})
+        node.query = old.query
         self.nodes[index] = node
         if wait:
             self.wait_whole()
@@ -231,7 +236,7 @@ class Device:
 
     def __init__(self, node, user):
         self.wire = Wire(node)
-        self.wire.upgrade(f"/ws?{urlencode({'user_id': user})}")
+        self.wire.upgrade(node.path(user_id=user))
         self.early = []
         while (message := json.loads(self.wire.opcode(TEXT)))["type"] != "auth:ok":
             self.early.append(message["content"])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from urllib.parse import urlencode
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(
@@ -80,7 +81,12 @@ def toml(settings):
 
 
 class Gateway:
-    """One running gateway. `settings` maps configuration keys to values; they go into a configuration file."""
+    """One running gateway. `settings` maps configuration keys to values; they go into a configuration file.
+
+    `query` goes into every URL of it.
+    """
+
+    query = {}
 
     def __init__(self, settings=None, *, args=(), env=None, preexec_fn=None, base=BASE):
         self._dir = tempfile.TemporaryDirectory(prefix="ringgate-test-")
@@ -131,10 +137,12 @@ class Gateway:
     def running(self):
         return self.process.poll() is None
 
-    def url(self, path="/ws", **query):
-        from urllib.parse import urlencode
+    def path(self, path="/ws", **query):
+        query = {**self.query, **query}
+        return path + (f"?{urlencode(query)}" if query else "")
 
-        return f"ws://{self.client}{path}" + (f"?{urlencode(query)}" if query else "")
+    def url(self, path="/ws", **query):
+        return f"ws://{self.client}{self.path(path, **query)}"
 
     def log(self):
         return (self.dir / "log").read_text(errors="replace")

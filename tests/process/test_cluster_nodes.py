@@ -13,11 +13,13 @@ from outage import Talk
 from traffic import Traffic
 
 EVERY = pytest.mark.parametrize("routing", ROUTINGS)
+# What has nothing to do with the ring.
+BOTH = pytest.mark.parametrize("routing", ["broadcast", "registry"])
 # How long after a fault an answer may still be `unavailable` or wrongly `offline`: the lease, the next look at the leases, and a busy machine.
 RECOVERY_S = LEASE_S + 3
 
 
-@EVERY
+@BOTH
 def test_killed_under_traffic(start_cluster, unique, routing):
     cluster = start_cluster(routing, 3, QUICK)
     with Traffic(cluster, unique) as traffic:
@@ -39,7 +41,7 @@ def test_killed_under_traffic(start_cluster, unique, routing):
         assert all(gap < 3 for gap in gaps), "nobody is kept from coming back"
 
 
-@EVERY
+@BOTH
 def test_what_a_dead_node_leaves_behind_is_nobodys_for_long(start_cluster, connect, routing):
     """Presence forgets its users, their end is told, and they are found where they come back."""
     cluster = start_cluster(routing, 3, QUICK)
@@ -67,7 +69,7 @@ def test_what_a_dead_node_leaves_behind_is_nobodys_for_long(start_cluster, conne
     eventually(lambda: not cluster.registered(users - {again.user}), "their rows are gone", 10)
 
 
-@EVERY
+@BOTH
 def test_stopped_for_longer_than_its_lease_and_back(start_cluster, connect, routing):
     """Its clients are still there, and are served again; what came meanwhile is not delivered late, nor is anything of others deleted."""
     cluster = start_cluster(routing, 2, QUICK)
@@ -134,12 +136,13 @@ def test_rolling_restart_under_traffic(start_cluster, unique, routing):
             assert living(admin) == {"n0", "n1", "n2"}
 
 
-@EVERY
+@BOTH
 def test_a_second_process_of_one_name_fences_the_first(start_cluster, connect, routing):
     cluster = start_cluster(routing, 2, QUICK)
     old, other = cluster[0], cluster[1]
     ann, ben = connect(old, "ann"), connect(other, "ben")
     new = Gateway(old.settings)
+    new.query = old.query
     try:
         eventually(lambda: name_of(old) not in ("n0", None), "the older one goes by another name", RECOVERY_S)
         cluster.nodes.append(new)
@@ -157,7 +160,7 @@ def test_a_second_process_of_one_name_fences_the_first(start_cluster, connect, r
             new.stop()
 
 
-@EVERY
+@BOTH
 def test_a_restart_takes_its_name_back_at_once(start_cluster, connect, routing):
     """The killed process still holds its lease: the new one does not wait for its end."""
     cluster = start_cluster(routing, 2)  # with a lease of ten seconds

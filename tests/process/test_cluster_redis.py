@@ -6,7 +6,7 @@ import pytest
 
 from admin import Admin
 from client import Client
-from cluster import QUICK, Cluster, complaints, figure, is_down, is_up, messages, status
+from cluster import LEASE_S, QUICK, Cluster, complaints, figure, is_down, is_up, messages, status
 from gateway import eventually
 from outage import People, Talk
 from redis_server import RedisServer
@@ -115,20 +115,6 @@ def test_out_of_memory(start_cluster, connect):
     cluster.redis.call("CONFIG", "SET", "maxmemory", "0")
     people.back()
     eventually(lambda: status(people.there[0], late.user, "found") == "delivered", "who came meanwhile is found")
-    people.log_was_short()
-
-
-@BOTH
-def test_read_only(start_cluster, connect, routing):
-    """As after a failover that made this one a replica."""
-    cluster = start_cluster(routing, 2, QUICK)
-    people = People(cluster, connect)
-    cluster.redis.call("REPLICAOF", "127.0.0.1", "1")
-    people.cut_off()
-    people.local_traffic_goes_on()
-    people.remote_is_refused(people.here[0], people.there[0])
-    cluster.redis.call("REPLICAOF", "NO", "ONE")
-    people.back()
     people.log_was_short()
 
 

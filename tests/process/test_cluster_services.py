@@ -183,17 +183,3 @@ def test_online_on_the_first_and_offline_on_the_last_connection(cluster, connect
         assert events(listener, first.user)["event"] == "offline"
         told = [json.loads(told) for _, told in listener.taken(0.3)]
         assert [event for event in told if event["user_id"] == first.user] == []
-
-
-def test_online_and_offline_alternate_however_fast_somebody_comes_and_goes(cluster, connect, unique):
-    user, rounds = unique("restless"), 20
-    with cluster.redis.listen("ws:user:events") as listener:
-        for number in range(rounds):
-            connect(cluster.nodes[number % 3], "restless").close()
-        told = [json.loads(event) for _, event in listener.taken(1.0)]
-        told = [event["event"] for event in told if event["user_id"] == user]
-        assert told == ["online", "offline"] * (len(told) // 2) and told
-        stays = connect(cluster[1], "restless")
-        assert events(listener, user)["event"] == "online"
-        stays.fence()
-
