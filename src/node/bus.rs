@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::bus::redis::target::{Address, Target, TargetError};
 use crate::bus::redis::wires::{Plan, Wires};
 use crate::cluster::agent::Action;
-use crate::cluster::lease::Change;
+use crate::cluster::lease::{Change, Loss};
 use crate::cluster::link::State;
 use crate::cluster::nodes::About;
 use crate::cluster::wire::{Incoming, Outgoing};
@@ -124,6 +124,9 @@ impl Redis {
                 tracing::debug!(shard, cause = cause.name(), "the connection for {} is given up", side.name());
             }
             Action::LeaseChanged(Change::Acquired { epoch }) => tracing::info!(epoch, "this node is in the cluster"),
+            Action::LeaseChanged(Change::Lost { epoch, why: Loss::Released }) => {
+                tracing::info!(epoch, "this node has left the cluster");
+            }
             Action::LeaseChanged(Change::Lost { epoch, why }) => {
                 tracing::warn!(epoch, why = why.name(), "this node is not in the cluster any more");
             }

@@ -118,6 +118,23 @@ def test_out_of_memory(start_cluster, connect):
     people.log_was_short()
 
 
+@BOTH
+def test_read_only(start_cluster, connect, routing):
+    """As after a failover that made this one a replica."""
+    cluster = start_cluster(routing, 2, QUICK)
+    people = People(cluster, connect)
+    cluster.redis.call("REPLICAOF", "127.0.0.1", "1")
+    people.cut_off()
+    people.local_traffic_goes_on()
+    # It passes messages on as before. But leases cannot be renewed, so when they are over nobody relies on it.
+    here, there = people.here[0], people.there[0]
+    eventually(lambda: status(here, there.user, "before") == "unavailable", "nobody is a member any more", LEASE_S + 2)
+    people.remote_is_refused(here, there)
+    cluster.redis.call("REPLICAOF", "NO", "ONE")
+    people.back()
+    people.log_was_short()
+
+
 def test_another_password(start_cluster, connect):
     old, new = "the-old-secret", "the-new-secret"
     with RedisServer("--requirepass", old) as redis:

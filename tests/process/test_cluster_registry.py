@@ -95,6 +95,30 @@ def publishes(asked, prefix):
     return [words for words in asked if words[0].lower() in ("publish", "spublish") and words[1].startswith(prefix)]
 
 
+def test_a_message_costs_one_publish_for_each_node_and_no_look_up(start_cluster, connect):
+    cluster = start_cluster("registry", 3)
+    cluster.wait_settled()
+    sender, near = connect(cluster[0], "sender"), connect(cluster[0], "near")
+    far, wide = connect(cluster[1], "far"), [connect(node, "wide") for node in cluster.nodes[1:]]
+    for user in (near.user, far.user, wide[0].user):
+        assert status(sender, user, "so that the way is known") == "delivered"
+    for user, nodes in ((near.user, 0), (far.user, 1), (wide[0].user, 2)):
+        with monitored(cluster.redis) as asked:
+            for number in range(100):
+                sender.send("send_message", target_user=user, content=number)
+            assert status(sender, user, "the last one") == "delivered"
+            # What acknowledges it may still be on its way.
+            time.sleep(0.1)
+        sent = publishes(asked, "ws:shard:n1:") + publishes(asked, "ws:shard:n2:")
+        assert len(sent) == 101 * nodes, (user, len(sent))
+        answers = publishes(asked, "ws:shard:n0:")
+        assert len(answers) <= 101 * nodes and (answers or not nodes)
+        about = [words for words in asked if words not in sent and any(user in word for word in words)]
+        assert about == [], "nothing is looked up"
+    for client in (far, near, *wide):
+        assert [m for m in messages(client) if m != "so that the way is known"] == [*range(100), "the last one"]
+
+
 def test_a_room_costs_nothing_where_nobody_is(start_cluster, connect):
     cluster = start_cluster("registry", 3)
     alice, anna, bob = connect(cluster[0], "alice"), connect(cluster[0], "anna"), connect(cluster[1], "bob")

@@ -149,7 +149,9 @@ impl Shard {
     ) {
         let Publication { frame, class, key, tags, accepted_us } = publication;
         let frame = Bytes::from(frame);
-        let defers = self.cluster.as_ref().is_some_and(|cluster| cluster.unicasts.exchange.defers(user));
+        // Who is not here cannot be given anything too early.
+        let defers = self.users.find(user).is_some()
+            && self.cluster.as_ref().is_some_and(|cluster| cluster.unicasts.exchange.defers(user));
         let here = match defers {
             true => Here::Waits,
             false => match self.deliver_frame_to_user(user, frame.clone(), class, key, accepted_us, now) {
