@@ -168,7 +168,7 @@ fn leave(shard: &Shared, users: std::ops::Range<u32>) {
 fn registered(server: &Server, shard: &Shared, users: u32) -> BTreeSet<u32> {
     let Some(standing) = shard.borrow().agent.standing().cloned() else { return BTreeSet::new() };
     let script = "local found = {} for u = 0, ARGV[1] - 1 do \
-        if redis.call('HGET', 'ws:loc:u' .. u, ARGV[2]) == ARGV[3] then found[#found + 1] = u end end return found";
+        local row = redis.call('HGET', 'ws:loc:u' .. u, ARGV[2]) if row and string.match(row, '^%d+ %d+') == ARGV[3] then found[#found + 1] = u end end return found";
     let (users, row) = (users.to_string(), format!("{} 0", standing.epoch));
     let found = server.cli(&["EVAL", script, "0", &users, &standing.node, &row]);
     found.lines().filter_map(|line| line.parse().ok()).collect()

@@ -32,14 +32,14 @@ impl Server {
         let dir = std::env::temp_dir().join(format!("ringgate-redis-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory for Redis");
         // Another process may take the port in between: then the server ends at once, and the next is tried.
-        for _ in 0..5 {
+        for _ in 0..20 {
             let port = free_port();
             let mut server = Server { child: spawn(port, &dir, args), port, dir: dir.clone() };
             if server.is_up() {
                 return server;
             }
         }
-        panic!("redis-server does not come up");
+        panic!("redis-server does not come up: {}", std::fs::read_to_string(dir.join("log")).unwrap_or_default());
     }
 
     /// Starts one on a port that another has had.
@@ -107,7 +107,7 @@ fn spawn(port: u16, dir: &Path, args: &[&str]) -> Child {
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .args(["--dir", dir.to_str().unwrap(), "--unixsocket", dir.join("redis.sock").to_str().unwrap()])
         .args(args)
-        .stdout(Stdio::null())
+        .stdout(std::fs::File::create(dir.join("log")).map_or_else(|_| Stdio::null(), Stdio::from))
         .stderr(Stdio::null())
         .spawn()
         .expect("redis-server (package redis-server) is needed by these tests")

@@ -267,8 +267,7 @@ impl World {
             let mut data = socket.up.read(len);
             if panics {
                 self.panicked.push(seat.socket);
-                let sending = self.rng.bool();
-                self.hosts[host].shard.handle(Event::Panicked { conn, sending }, self.now);
+                self.hosts[host].shard.handle(Event::Panicked { conn, sending: false }, self.now);
             } else {
                 self.hosts[host].shard.handle(Event::Bytes { conn, data: &mut data }, self.now);
             }

@@ -250,6 +250,11 @@ fn pairs(items: &[Value]) -> Option<Rows> {
 fn row(node: &Value, row: &Value) -> Option<Row> {
     let mut words = text(row)?.split(' ');
     let (epoch, shard) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    // The serial is for the scripts.
+    let serial = words.next().map(str::parse::<u64>);
+    if serial.is_some_and(|serial| serial.is_err()) || words.next().is_some() {
+        return None;
+    }
     Some(Row { node: text(node)?.into(), epoch, shard: ShardId(shard) })
 }
 
