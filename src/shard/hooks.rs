@@ -198,12 +198,9 @@ impl Shard {
     /// Acts upon a verdict, then goes on with what came behind.
     fn act_on_verdict(&mut self, slot: u32, verdict: Verdict, now: Now) {
         let conn = self.connections.id(slot);
-        let row = self.connections.row_mut(slot);
-        let Some(extra) = &mut row.extra else { return };
-        let Some(asked) = extra.asked.take() else { return };
-        let mut behind = std::mem::take(&mut extra.behind);
-        row.tidy();
-        self.connections.reweigh(slot);
+        let extra = self.connections.row_mut(slot).extra.as_mut();
+        let Some(asked) = extra.and_then(|extra| extra.asked.take()) else { return };
+        let mut behind = self.take_behind(slot);
         self.connections.resume(slot, Paused::ASKING, now);
         let Asked { about, id, .. } = *asked;
         match about {
@@ -211,29 +208,6 @@ impl Shard {
             About::Message(publish) => self.decided_message(slot, &publish, id, verdict, now),
         }
         self.go_on_behind(conn, behind, now);
-    }
-
-    /// Looks at what came behind something that was waited for, unless something else is waited for now.
-    pub(super) fn go_on_behind(&mut self, conn: ConnectionId, mut behind: Vec<u8>, now: Now) {
-        let Some(slot) = self.connections.find(conn) else { return };
-        let row = self.connections.row(slot);
-        // What waits for a hand-over goes along with it.
-        if behind.is_empty() || row.state == State::Moving || row.discard_input {
-            return;
-        }
-        if self.is_held(slot) {
-            return self.keep_behind(slot, &behind);
-        }
-        self.decode(slot, &mut behind, now);
-    }
-
-    /// Takes out what came behind something that is not waited for any more.
-    pub(super) fn take_behind(&mut self, slot: u32) -> Vec<u8> {
-        let row = self.connections.row_mut(slot);
-        let behind = row.extra.as_mut().map(|extra| std::mem::take(&mut extra.behind)).unwrap_or_default();
-        row.tidy();
-        self.connections.reweigh(slot);
-        behind
     }
 
     fn decided_who(
@@ -329,35 +303,6 @@ impl Shard {
     #[inline]
     pub(super) fn is_asking(&self, slot: u32) -> bool {
         self.connections.row(slot).paused.contains(Paused::ASKING)
-    }
-
-    /// Whether nothing of it is handled for now: it waits for a verdict, or for the cluster.
-    fn is_held(&self, slot: u32) -> bool {
-        let paused = self.connections.row(slot).paused;
-        paused.contains(Paused::ASKING) || paused.contains(Paused::BUS)
-    }
-
-    /// Whether what it sends now comes behind something that waits.
-    #[inline]
-    pub(super) fn waits_behind(&self, slot: u32) -> bool {
-        self.is_held(slot) || self.connections.row(slot).extra.as_ref().is_some_and(|extra| !extra.behind.is_empty())
-    }
-
-    /// Bytes that come behind what waits; where it waits no more, as its connection closes, all of them are looked at.
-    pub(super) fn bytes_behind(&mut self, slot: u32, data: &[u8], now: Now) {
-        self.keep_behind(slot, data);
-        if !self.is_held(slot) {
-            let mut behind = self.take_behind(slot);
-            self.decode(slot, &mut behind, now);
-        }
-    }
-
-    /// Keeps what came behind a question. No more comes than was received at once: the connection is not read from.
-    pub(super) fn keep_behind(&mut self, slot: u32, data: &[u8]) {
-        if !data.is_empty() {
-            self.connections.row_mut(slot).extra().behind.extend_from_slice(data);
-            self.connections.reweigh(slot);
-        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::time::Now;
 use crate::ws::deflate::Inflater;
 use crate::ws::message::{Decoder, DecoderConfig};
 
+mod behind;
 mod blocks;
 mod cluster;
 mod commands;
