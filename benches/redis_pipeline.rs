@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use monoio::{IoUringDriver, RuntimeBuilder};
 use ringgate::bus::redis::open::Opening;
 use ringgate::bus::redis::pipeline::{Arrival, Pipeline};
-use ringgate::bus::redis::scripts::Scripts;
+use ringgate::bus::redis::scripts::{Scripts, Stamp};
 use ringgate::bus::redis::target::Target;
 use ringgate::cluster::registry::Row;
 use ringgate::ids::ShardId;
@@ -73,7 +73,9 @@ async fn ours(port: u16, commands: usize, load: Load) -> f64 {
                         pipeline.send((), &set, 0);
                     }
                     Load::Register => {
-                        pipeline.send((), &scripts.row_put(&format!("user-{sent}"), &row, sent as u64, 3_600_000), 0)
+                        let stamp = Stamp { serial: sent as u64, lease_ends_ms: u64::MAX, confirmed: false };
+                        let put = scripts.row_put(&format!("user-{sent}"), &row, 3_600_000, stamp);
+                        pipeline.send((), &put, 0)
                     }
                 }
                 sent += 1;

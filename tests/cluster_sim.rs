@@ -4,6 +4,7 @@
 mod cluster_model;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use cluster_model::World;
 
@@ -31,13 +32,17 @@ fn run(seed: u64) {
     assert_eq!(world.heard(), world.wanted(), "seed {seed}: subscriptions are what is wanted");
 }
 
+fn seeds() -> Range<u64> {
+    let number = |name| std::env::var(name).ok().map(|n| n.parse().unwrap_or_else(|e| panic!("{name}: {e}")));
+    match number("RINGGATE_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("RINGGATE_SIM_SEEDS").unwrap_or(40),
+    }
+}
+
 #[test]
 fn after_anything_the_registry_equals_the_sessions() {
-    if let Ok(seed) = std::env::var("RINGGATE_SIM_SEED") {
-        return run(seed.parse().expect("RINGGATE_SIM_SEED is a number"));
-    }
-    let seeds = std::env::var("RINGGATE_SIM_SEEDS").map_or(40, |n| n.parse().expect("RINGGATE_SIM_SEEDS is a number"));
-    for seed in 0..seeds {
+    for seed in seeds() {
         if std::panic::catch_unwind(|| run(seed)).is_err() {
             panic!("seed {seed} fails: run it alone with RINGGATE_SIM_SEED={seed}");
         }
@@ -65,4 +70,35 @@ fn without_faults_churn_that_cancels_out_costs_no_commands() {
     }
     world.run(100, false);
     assert!(world.commands - before < 20, "{} commands", world.commands - before);
+}
+
+#[test]
+fn as_long_as_redis_remembers_everybody_is_told_to_come_and_go_by_turns() {
+    for seed in seeds() {
+        let mut world = World::remembering(seed);
+        world.run(CHAOS_MS, true);
+        world.heal();
+        world.run(HEAL_MS, false);
+        let here: BTreeSet<String> = world.sessions().into_iter().map(|(user, ..)| user).collect();
+        for (user, told) in world.events() {
+            let by_turns = told.iter().enumerate().all(|(number, came)| *came == number.is_multiple_of(2));
+            assert!(by_turns, "seed {seed}: {user} was told {told:?}");
+            assert_eq!(told.last() == Some(&true), here.contains(user), "seed {seed}: the last word about {user}");
+        }
+        assert!(here.iter().all(|user| world.events().contains_key(user)), "seed {seed}: everybody was told of");
+    }
+}
+
+#[test]
+fn what_redis_has_forgotten_is_not_told_again() {
+    let mut world = World::new(7);
+    world.run(5_000, false);
+    let users = world.come(20);
+    world.run(1_000, false);
+    world.forget();
+    world.leave(&users[..5]);
+    world.run(HEAL_MS, false);
+    let told = |user: &String| world.events()[user].as_slice();
+    assert!(users[..5].iter().all(|user| told(user) == [true, false]), "who left is told to be gone");
+    assert!(users[5..].iter().all(|user| told(user) == [true]), "the others are announced, and not told of");
 }

@@ -70,8 +70,7 @@ impl Shard {
                 self.messages.push((String::from_utf8(channel).unwrap(), payload));
             }
             Incoming::Leases { leases, asked_ms } => drop(self.nodes.polled(leases, asked_ms)),
-            Incoming::Row { .. }
-            | Incoming::Published { .. }
+            Incoming::Published { .. }
             | Incoming::Sampled { .. }
             | Incoming::Removed { .. }
             | Incoming::InvalidatedAll

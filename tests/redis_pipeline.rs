@@ -11,7 +11,7 @@ use redis_support::{Server, call, cmd, on_each_driver, open, pipeline, scripted}
 use ringgate::bus::redis::connect::Connecting;
 use ringgate::bus::redis::open::OpenError;
 use ringgate::bus::redis::pipeline::{Arrival, Pipeline};
-use ringgate::bus::redis::scripts::Scripts;
+use ringgate::bus::redis::scripts::{Scripts, Stamp};
 use ringgate::bus::redis::target::{Address, Target};
 use ringgate::bus::redis::trouble::Trouble;
 use ringgate::bus::redis::wire::Ended;
@@ -82,6 +82,8 @@ fn answers_come_in_order_with_their_tokens_and_errors_are_answers() {
     });
 }
 
+const STAMP: Stamp = Stamp { serial: 1, lease_ends_ms: u64::MAX, confirmed: false };
+
 fn row(epoch: u64) -> Row {
     Row { node: "n".into(), epoch, shard: ShardId(0) }
 }
@@ -92,7 +94,7 @@ fn a_lost_script_cache_a_full_memory_and_a_replica_are_told_apart() {
     on_each_driver(|| async {
         server.cli(&["FLUSHALL"]);
         let scripts = Scripts::new("ws:");
-        let put = scripts.row_put("u", &row(1), 1, 60_000);
+        let put = scripts.row_put("u", &row(1), 60_000, STAMP);
         let pipeline = pipeline::<u64>(&server.target(), scripts.load()).await;
         let trouble = async || Trouble::in_reply(&call(&pipeline, &put).await);
         assert_eq!(trouble().await, None);
@@ -216,7 +218,7 @@ fn invalidations_arrive_on_the_connection_that_read_the_row() {
         let found = call(&pipeline, &scripts.row_find("u")).await;
         assert!(matches!(found, Value::Map(rows) if rows.is_empty()), "nowhere is remembered too");
         // Its own write is not told; another's is.
-        call(&pipeline, &scripts.row_put("u", &row(1), 1, 60_000)).await;
+        call(&pipeline, &scripts.row_put("u", &row(1), 60_000, STAMP)).await;
         call(&pipeline, &scripts.row_find("u")).await;
         assert!(pipeline.try_next().is_none());
         server.cli(&["HSET", "ws:loc:u", "other", "2 0"]);

@@ -5,7 +5,8 @@
 //! * Rows are written only under a lease that holds, and only while the shard's own channel of that epoch is confirmed: who is found is
 //!   listening.
 //! * A lease that is lost ends everything under its epoch: nothing is written, the channel is given up, [`Agent::may_deliver`] is false.
-//! * A fresh epoch makes everything that was written before void by itself, so everything is announced again and nothing deleted.
+//! * A fresh epoch makes everything that was written before void by itself, so everything is announced again and nothing deleted. Only where
+//!   Redis has forgotten everything since the last one, nobody else can clean up: who left meanwhile is deleted, and so told of.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -36,6 +37,8 @@ pub struct Agent {
     channels_unanswered: usize,
     lease: Option<Lease>,
     standing: Option<Standing>,
+    /// What Redis remembered at the last lease.
+    memory: Option<u64>,
     node: Rc<str>,
     own_channel: Option<Rc<str>>,
     /// The own channel is confirmed.
@@ -59,6 +62,7 @@ impl Agent {
             channels_unanswered: 0,
             lease,
             standing: None,
+            memory: None,
             node: Rc::from(""),
             own_channel: None,
             listening: false,
@@ -243,7 +247,9 @@ impl Agent {
         self.rows.batch(clock.mono_ms, self.rows_unanswered, &mut self.batch);
         self.rows_unanswered += self.batch.len();
         let row = Row { node: self.node.clone(), epoch: standing.epoch, shard: self.shard };
-        self.actions.extend(self.batch.drain(..).map(|write| Action::Row { write, row: row.clone() }));
+        let lease_ends_ms = standing.ends_ms;
+        let action = |write| Action::Row { write, row: row.clone(), lease_ends_ms };
+        self.actions.extend(self.batch.drain(..).map(action));
         if self.rows.take_announced(clock.mono_ms) {
             self.link.handle(link::Event::Announced, clock.mono_ms);
             self.follow_link(clock.mono_ms);
@@ -269,7 +275,8 @@ impl Agent {
         let node = lease.node();
         let standing = epoch.zip(lease.until_ms()).map(|(epoch, until_ms)| {
             let same = self.standing.as_ref().filter(|s| *s.node == *node).map(|s| s.node.clone());
-            Standing { node: same.unwrap_or_else(|| node.into()), epoch, until_ms }
+            let node = same.unwrap_or_else(|| node.into());
+            Standing { node, epoch, until_ms, ends_ms: lease.ends_ms(), memory: lease.memory() }
         });
         self.actions.extend(change.map(Action::LeaseChanged));
         if standing != self.standing {
@@ -290,12 +297,17 @@ impl Agent {
             self.channels.unwant(&old, now_ms);
         }
         self.listening = false;
-        if let Some(Standing { node, epoch, .. }) = &self.standing {
+        if let Some(Standing { node, epoch, memory, .. }) = &self.standing {
+            let before = self.memory.replace(*memory);
             self.node = Rc::from(&**node);
             let own = own_channel(node, *epoch, self.shard);
             self.channels.want(&own, now_ms);
             self.own_channel = Some(own.into());
-            self.rows.start_over();
+            if before.is_some_and(|before| before != *memory) {
+                self.rows.distrust();
+            } else {
+                self.rows.start_over();
+            }
             self.link.announce_again(now_ms);
         }
     }

@@ -59,9 +59,16 @@ pub enum Answer {
     Granted {
         /// The epoch.
         epoch: u64,
+        /// Names what Redis remembers: another name than with the last lease says that it has forgotten everything in between.
+        memory: u64,
+        /// When it ends, in milliseconds of Redis's clock.
+        ends_ms: u64,
     },
     /// It goes on.
-    Renewed,
+    Renewed {
+        /// When it ends now, in milliseconds of Redis's clock.
+        ends_ms: u64,
+    },
     /// It is gone.
     Released,
     /// There is no such lease any more: it ran out, or Redis has forgotten everything.
@@ -128,6 +135,10 @@ pub struct Lease {
     state: State,
     /// The newest epoch this process has held.
     newest_epoch: u64,
+    /// What Redis remembered when it granted that.
+    memory: u64,
+    /// When the last lease ends, on the clock of Redis.
+    ends_ms: u64,
     /// Whether this process has yet to take its name.
     fresh_name: bool,
     tickets: u64,
@@ -160,6 +171,8 @@ impl Lease {
             ttl_ms,
             state: State::Vacant,
             newest_epoch: 0,
+            memory: 0,
+            ends_ms: 0,
             fresh_name: true,
             tickets: 0,
             asked: None,
@@ -187,6 +200,16 @@ impl Lease {
             State::Held { until_ms, .. } => Some(until_ms),
             State::Vacant | State::Leaving { .. } | State::Left => None,
         }
+    }
+
+    /// The name of what Redis remembers, as of the last lease that it granted.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// When the last lease that it granted ends, in milliseconds of Redis's clock: what is written under it and comes later is void.
+    pub fn ends_ms(&self) -> u64 {
+        self.ends_ms
     }
 
     /// Whether the lease has been given back.
@@ -234,9 +257,13 @@ impl Lease {
         }
         let asked = self.asked.take_if(|a| a.ticket == ticket)?;
         match (asked.ask, answer) {
-            (Ask::Acquire { .. }, Answer::Granted { epoch }) => self.granted(epoch, asked.sent_ms, boot_ms),
+            (Ask::Acquire { .. }, Answer::Granted { epoch, memory, ends_ms }) => {
+                (self.memory, self.ends_ms) = (memory, ends_ms);
+                self.granted(epoch, asked.sent_ms, boot_ms)
+            }
             (Ask::Acquire { .. }, Answer::Fenced) => Some(self.rename()),
-            (Ask::Renew { .. }, Answer::Renewed) => {
+            (Ask::Renew { .. }, Answer::Renewed { ends_ms }) => {
+                self.ends_ms = ends_ms;
                 let renew = self.renew_every_ms();
                 if let State::Held { until_ms, renew_at_ms, .. } = &mut self.state {
                     *until_ms = asked.sent_ms + self.ttl_ms;

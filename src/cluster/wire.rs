@@ -5,7 +5,6 @@ use std::rc::Rc;
 use super::agent::{Action, Event};
 use super::nodes::Polled;
 use super::registry::Rows;
-use super::registry::wants::{Op, WriteId};
 use crate::ids::ShardId;
 
 /// What a shard asks its wires to do. Names of channels are without the prefix.
@@ -71,17 +70,6 @@ pub struct Grave {
 pub enum Incoming {
     /// For the agent.
     Agent(Event<'static>),
-    /// A row write was done; for presence. The agent's [`Event::Row`] comes as well.
-    Row {
-        /// Which.
-        id: WriteId,
-        /// Whose.
-        user: Rc<str>,
-        /// Written or deleted.
-        op: Op,
-        /// The user's rows on other nodes, of living and of dead leases.
-        others: Rows,
-    },
     /// A message on a channel; its name is without the prefix.
     Message {
         /// Where.
@@ -117,16 +105,14 @@ pub enum Incoming {
         /// Some users who have a row of it, or had one.
         users: Option<Vec<Rc<str>>>,
     },
-    /// What [`Outgoing::Remove`] was answered for one user.
+    /// [`Outgoing::Remove`] was answered for one user, whatever the answer was.
     Removed {
         /// Of which node.
         node: Rc<str>,
         /// Whose row.
         user: Rc<str>,
-        /// The rows that are left; nothing where it was not deleted.
-        others: Option<Rows>,
     },
-    /// The rows of these users have changed: their routes are void.
+    /// The rows of these users have changed, by this shard or by others: their routes are void.
     Invalidated(Vec<Rc<str>>),
     /// All routes are void.
     InvalidatedAll,

@@ -65,6 +65,10 @@ pub struct Standing {
     pub epoch: u64,
     /// Until when it holds (boottime).
     pub until_ms: u64,
+    /// When it ends on the clock of Redis.
+    pub ends_ms: u64,
+    /// Names what Redis remembers: another name than with an earlier lease says that it has forgotten everything in between.
+    pub memory: u64,
 }
 
 /// A message between shards of one process.

@@ -85,6 +85,8 @@ impl World {
             node: Arc::from(&*place.name),
             epoch: lease.epoch,
             until_ms: lease.until_ms,
+            ends_ms: lease.until_ms,
+            memory: 1,
         });
         for shard in &mut place.shards {
             shard.exchange.standing(standing.as_ref(), clock);

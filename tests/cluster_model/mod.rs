@@ -11,7 +11,7 @@ use ringgate::cluster::link::Side;
 use ringgate::cluster::registry::wants::{Op, Pace};
 use ringgate::ids::ShardId;
 
-use self::redis::{Command, Redis, Reply};
+use self::redis::{Command, Redis, Reply, Stamp};
 
 const NODES: usize = 3;
 const SHARDS: u16 = 2;
@@ -34,6 +34,8 @@ pub struct World {
     next_connection: u64,
     refuses_until_ms: u64,
     hangs_until_ms: u64,
+    /// Redis never forgets anything.
+    remembers: bool,
 }
 
 struct Node {
@@ -71,6 +73,15 @@ pub struct Connection {
 
 impl World {
     pub fn new(seed: u64) -> Self {
+        Self::begin(seed, false)
+    }
+
+    /// With a Redis that never forgets anything, and nodes that all have names of their own.
+    pub fn remembering(seed: u64) -> Self {
+        Self::begin(seed, true)
+    }
+
+    fn begin(seed: u64, remembers: bool) -> Self {
         let rng = fastrand::Rng::with_seed(seed);
         let mut world = World {
             now_ms: 1_000,
@@ -82,15 +93,21 @@ impl World {
             next_connection: 0,
             refuses_until_ms: 0,
             hangs_until_ms: 0,
+            remembers,
         };
         // In some worlds two nodes were given the same name.
-        let twins = world.rng.u32(..5) == 0;
+        let twins = world.rng.u32(..5) == 0 && !remembers;
         for index in 0..NODES {
             let name = if twins && index == 1 { "node-0".to_owned() } else { format!("node-{index}") };
             let node = world.start(name);
             world.nodes.push(node);
         }
         world
+    }
+
+    /// What services were told of each user, in order: `true` for coming.
+    pub fn events(&self) -> &BTreeMap<String, Vec<bool>> {
+        &self.redis.events
     }
 
     pub fn node_count(&self) -> usize {
@@ -154,6 +171,9 @@ impl World {
             }
             self.revive();
             self.serve();
+            if self.rng.u32(..50) == 0 && self.now_ms >= self.hangs_until_ms {
+                self.redis.reap(self.now_ms);
+            }
             for node in 0..self.nodes.len() {
                 if self.nodes[node].back_at_ms.is_none() && self.nodes[node].frozen_until_ms <= self.now_ms {
                     self.turn(node);
@@ -169,6 +189,33 @@ impl World {
         let shard = &mut self.nodes[0].shards[0];
         shard.agent.handle(Event::UserCame(&user), clock);
         shard.agent.handle(Event::UserLeft(&user), clock);
+    }
+
+    /// So many users open connections, to all nodes by turns.
+    pub fn come(&mut self, count: usize) -> Vec<String> {
+        let clock = self.clock();
+        let users: Vec<String> = (0..count).map(|number| format!("comer-{number}")).collect();
+        for (number, user) in users.iter().enumerate() {
+            let shard = &mut self.nodes[number % NODES].shards[0];
+            shard.agent.handle(Event::UserCame(user), clock);
+            shard.sessions.insert(user.clone());
+        }
+        users
+    }
+
+    /// These close them.
+    pub fn leave(&mut self, users: &[String]) {
+        let clock = self.clock();
+        for shard in self.nodes.iter_mut().flat_map(|node| &mut node.shards) {
+            for user in users.iter().filter(|user| shard.sessions.remove(*user)) {
+                shard.agent.handle(Event::UserLeft(user), clock);
+            }
+        }
+    }
+
+    /// Redis forgets everything; its connections are left alone.
+    pub fn forget(&mut self) {
+        self.redis.forget();
     }
 
     fn number(&self, shard: &Shard) -> u16 {
@@ -213,13 +260,15 @@ impl World {
                 self.refuses_until_ms = until;
                 self.cut(|_| true);
             }
+            2 | 3 if self.remembers => {}
             // Restarted empty.
             2 => {
-                self.redis = Redis::default();
+                self.redis.forget();
+                self.redis.full = false;
                 self.cut(|_| true);
             }
             // Flushed, with its connections left alone.
-            3 => self.redis.flush(),
+            3 => self.redis.forget(),
             4 => self.redis.full = !self.redis.full,
             5 | 6 => {
                 let victim = self.rng.u64(..self.next_connection.max(1));
@@ -368,12 +417,11 @@ impl World {
                         self.abandon(id);
                     }
                 }
-                Action::Row { write, row } => {
-                    let user = write.name.to_string();
-                    let (name, epoch, number) = (row.node.to_string(), row.epoch, row.shard.0);
-                    let put = write.op == Op::Put;
-                    let sent_ms = self.now_ms;
-                    let command = Command::Row { id: write.id, user, node: name, epoch, shard: number, put, sent_ms };
+                Action::Row { write, row, lease_ends_ms } => {
+                    let (user, name) = (write.name.to_string(), row.node.to_string());
+                    let stamp = Stamp { confirmed: write.confirmed, lease_ends_ms, sent_ms: self.now_ms };
+                    let (row, put) = ((row.epoch, row.shard.0), write.op == Op::Put);
+                    let command = Command::Row { id: write.id, user, node: name, row, put, stamp };
                     self.send(node, shard, Side::Commands, command);
                 }
                 Action::Channel(write) => {

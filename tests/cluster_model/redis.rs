@@ -9,7 +9,7 @@ use ringgate::cluster::registry::wants::WriteId;
 use super::{Connection, LEASE_TTL_MS, Place};
 
 pub enum Command {
-    Row { id: WriteId, user: String, node: String, epoch: u64, shard: u16, put: bool, sent_ms: u64 },
+    Row { id: WriteId, user: String, node: String, row: (u64, u16), put: bool, stamp: Stamp },
     Channel { id: WriteId, channel: String, put: bool },
     Lease { command: lease::Command, instance: u32, sent_ms: u64 },
     Probe { channel: String, nonce: u64 },
@@ -26,6 +26,10 @@ pub enum Reply {
 pub struct Redis {
     rows: BTreeMap<String, BTreeMap<String, (u64, u16)>>,
     leases: BTreeMap<Box<str>, Row>,
+    /// How often everything was forgotten.
+    memory: u64,
+    /// What services were told of each user: coming or going.
+    pub events: BTreeMap<String, Vec<bool>>,
     /// Out of memory: rows are refused.
     pub full: bool,
 }
@@ -37,10 +41,18 @@ struct Row {
     expires_ms: u64,
 }
 
+/// What a shard says of a write.
+pub struct Stamp {
+    pub confirmed: bool,
+    pub lease_ends_ms: u64,
+    pub sent_ms: u64,
+}
+
 impl Command {
     pub fn sent_ms(&self) -> Option<u64> {
         match self {
-            Command::Row { sent_ms, .. } | Command::Lease { sent_ms, .. } => Some(*sent_ms),
+            Command::Row { stamp, .. } => Some(stamp.sent_ms),
+            Command::Lease { sent_ms, .. } => Some(*sent_ms),
             Command::Channel { .. } | Command::Probe { .. } => None,
         }
     }
@@ -58,9 +70,26 @@ impl Reply {
 }
 
 impl Redis {
-    pub fn flush(&mut self) {
+    pub fn forget(&mut self) {
         self.rows.clear();
         self.leases.clear();
+        self.memory += 1;
+    }
+
+    /// Somebody cleans up after the dead.
+    pub fn reap(&mut self, now_ms: u64) {
+        let leases = &self.leases;
+        let over = |node: &str, epoch| {
+            leases.get(node).is_some_and(|l| l.epoch > epoch || (l.epoch == epoch && l.expires_ms <= now_ms))
+        };
+        for (user, rows) in &mut self.rows {
+            let before = rows.len();
+            rows.retain(|node, (epoch, _)| !over(node, *epoch));
+            if before > 0 && rows.is_empty() {
+                self.events.entry(user.clone()).or_default().push(false);
+            }
+        }
+        self.rows.retain(|_, rows| !rows.is_empty());
     }
 
     pub fn live_rows(&self, now_ms: u64) -> BTreeSet<Place> {
@@ -73,8 +102,8 @@ impl Redis {
 
     pub fn run(&mut self, from: u64, command: Command, connections: &mut BTreeMap<u64, Connection>, now_ms: u64) {
         let reply = match command {
-            Command::Row { id, user, node, epoch, shard, put, .. } => {
-                Reply::Row(id, self.row(user, node, epoch, shard, put))
+            Command::Row { id, user, node, row, put, stamp } => {
+                Reply::Row(id, self.row(user, node, row, put, stamp.confirmed, now_ms < stamp.lease_ends_ms))
             }
             Command::Channel { id, channel, put } => {
                 if let Some(connection) = connections.get_mut(&from) {
@@ -99,19 +128,32 @@ impl Redis {
         }
     }
 
-    fn row(&mut self, user: String, node: String, epoch: u64, shard: u16, put: bool) -> WriteAnswer {
+    fn row(
+        &mut self,
+        user: String,
+        node: String,
+        row: (u64, u16),
+        put: bool,
+        confirmed: bool,
+        in_time: bool,
+    ) -> WriteAnswer {
         let held = self.rows.get(&user).and_then(|rows| rows.get(&node)).copied();
-        if held.is_some_and(|(newer, _)| newer > epoch) || (put && self.full) {
+        if held.is_some_and(|(newer, _)| newer > row.0) || (put && (self.full || !in_time)) {
             return WriteAnswer::Refused;
         }
         let rows = self.rows.entry(user.clone()).or_default();
-        if put {
-            rows.insert(node, (epoch, shard));
+        let first = rows.is_empty();
+        let tells = if put {
+            rows.insert(node, row);
+            first && !confirmed
         } else {
-            rows.remove(&node);
-        }
+            (rows.remove(&node).is_some() || (confirmed && in_time)) && rows.is_empty()
+        };
         if rows.is_empty() {
             self.rows.remove(&user);
+        }
+        if tells {
+            self.events.entry(user).or_default().push(put);
         }
         WriteAnswer::Done
     }
@@ -128,11 +170,11 @@ impl Redis {
             (Ask::Acquire { floor, .. }, held) => {
                 let epoch = floor.max(held.map_or(0, |h| h.epoch + 1));
                 self.leases.insert(command.node.clone(), Row { epoch, instance, expires_ms });
-                Answer::Granted { epoch }
+                Answer::Granted { epoch, memory: self.memory, ends_ms: expires_ms }
             }
             (Ask::Renew { epoch }, Some(held)) if held.epoch == epoch && held.expires_ms > now_ms => {
                 self.leases.insert(command.node.clone(), Row { expires_ms, ..held });
-                Answer::Renewed
+                Answer::Renewed { ends_ms: expires_ms }
             }
             (Ask::Release { epoch }, Some(held)) if held.epoch == epoch => {
                 self.leases.insert(command.node.clone(), Row { expires_ms: 0, ..held });

@@ -14,6 +14,7 @@ use crate::cluster::nodes::{About, Polled};
 use crate::cluster::registry::{Row, Rows};
 use crate::cluster::{agent, lease};
 use crate::ids::ShardId;
+use crate::protocol::service::presence_event;
 
 /// The scripts, and the keys they are run on.
 #[derive(Debug)]
@@ -39,12 +40,24 @@ struct Text {
     hash: Box<str>,
 }
 
+/// What a shard says of a write to its own rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Larger than that of the shard's writes before: a deletion leaves alone what was written after it.
+    pub serial: u64,
+    /// When the node's lease ends, in milliseconds of Redis's clock.
+    pub lease_ends_ms: u64,
+    /// Redis is known to have had the row: services were told of the user's coming. If Redis has it no more while the lease lives, it has
+    /// forgotten it.
+    pub confirmed: bool,
+}
+
 /// What became of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowReply {
-    /// It is as it was asked; the rows of the user on other nodes, living or not.
-    Done(Rows),
-    /// A newer epoch of this node has been there: this one is over.
+    /// It is as it was asked.
+    Done,
+    /// A newer epoch of this node has been there, or the lease has ended: this one is over.
     Fenced,
     /// The reply makes no sense.
     Unreadable,
@@ -70,6 +83,11 @@ impl Keys {
     /// The hash of all leases: node → `epoch expires-at instance about`. The grave of an epoch that was replaced is under `node\nepoch`.
     pub fn leases(&self) -> String {
         format!("{}leases", self.prefix)
+    }
+
+    /// The channel on which services are told of a user's first and last row.
+    pub fn user_events(&self) -> String {
+        format!("{}user:events", self.prefix)
     }
 
     /// A key that is written when a connection is made, and lives for a moment: a server that refuses writes is of no use.
@@ -121,18 +139,25 @@ impl Scripts {
         all.map(|script| redis::cmd("SCRIPT").arg("LOAD").arg(script.text).to_owned()).into()
     }
 
-    /// Writes or renews a row. Later writes of a shard have a larger `serial`. Read the reply with [`row_reply`].
-    pub fn row_put(&self, user: &str, row: &Row, serial: u64, ttl_ms: u64) -> Cmd {
+    /// Writes or renews a row, and tells services where it is the user's first. Read the reply with [`row_reply`].
+    pub fn row_put(&self, user: &str, row: &Row, ttl_ms: u64, stamp: Stamp) -> Cmd {
         let mut command = self.row_put.call(&self.keys.rows(user));
-        command.arg(&*row.node).arg(row.epoch).arg(row.shard.0).arg(serial).arg(ttl_ms);
+        command.arg(&*row.node).arg(row.epoch).arg(row.shard.0).arg(stamp.serial).arg(ttl_ms).arg(stamp.lease_ends_ms);
+        if !stamp.confirmed {
+            command.arg(self.keys.user_events()).arg(presence_event(true, user, &row.node));
+        }
         command
     }
 
-    /// Deletes a row, unless it was written with a larger `serial`; `None`: whatever it was written with. Read the reply with [`row_reply`].
-    pub fn row_delete(&self, user: &str, node: &str, epoch: u64, serial: Option<u64>) -> Cmd {
-        let mut command = self.row_delete.call(&self.keys.rows(user));
-        command.arg(node).arg(epoch).arg(serial.map_or(String::new(), |serial| serial.to_string()));
-        command
+    /// Deletes a row of one's own, and tells services where it was the user's last. Read the reply with [`row_reply`].
+    pub fn row_delete(&self, user: &str, row: &Row, stamp: Stamp) -> Cmd {
+        let must_be_there_ms = stamp.confirmed.then_some(stamp.lease_ends_ms);
+        self.row_remove(user, &row.node, row.epoch, Some(stamp.serial), must_be_there_ms)
+    }
+
+    /// Deletes a row of a node and epoch that are over, as [`Scripts::row_delete`] does.
+    pub fn row_reap(&self, user: &str, node: &str, epoch: u64) -> Cmd {
+        self.row_remove(user, node, epoch, None, None)
     }
 
     /// Reads a user's rows, and has changes of them told. Read the reply with [`rows`].
@@ -171,6 +196,21 @@ impl Scripts {
         self.lease_list.call(&self.keys.leases())
     }
 
+    fn row_remove(
+        &self,
+        user: &str,
+        node: &str,
+        epoch: u64,
+        serial: Option<u64>,
+        must_be_there_ms: Option<u64>,
+    ) -> Cmd {
+        let text = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
+        let mut command = self.row_delete.call(&self.keys.rows(user));
+        command.arg(node).arg(epoch).arg(text(serial)).arg(text(must_be_there_ms));
+        command.arg(self.keys.user_events()).arg(presence_event(false, user, node));
+        command
+    }
+
     fn lease_remove(&self, node: &str, epoch: u64, grave: bool) -> Cmd {
         let mut call = self.lease_release.call(&self.keys.leases());
         call.arg(node).arg(epoch).arg(u8::from(grave));
@@ -189,11 +229,8 @@ impl Text {
 /// What a row script has said.
 pub fn row_reply(reply: &Value) -> RowReply {
     match reply {
-        Value::Array(items) => match items.split_first() {
-            Some((Value::Int(1), others)) => pairs(others).map_or(RowReply::Unreadable, RowReply::Done),
-            Some((Value::Int(0), _)) => RowReply::Fenced,
-            _ => RowReply::Unreadable,
-        },
+        Value::Int(1) => RowReply::Done,
+        Value::Int(0) => RowReply::Fenced,
         _ => RowReply::Unreadable,
     }
 }
@@ -218,11 +255,13 @@ pub fn lease_answer(ask: lease::Ask, reply: &Value) -> lease::Answer {
     use lease::{Answer, Ask};
     match (ask, reply) {
         (Ask::Acquire { .. }, Value::Array(items)) => match items[..] {
-            [Value::Int(1), Value::Int(epoch)] if epoch >= 0 => Answer::Granted { epoch: epoch as u64 },
+            [Value::Int(1), Value::Int(epoch @ 0..), Value::Int(memory @ 0..), Value::Int(ends_ms @ 0..)] => {
+                Answer::Granted { epoch: epoch as u64, memory: memory as u64, ends_ms: ends_ms as u64 }
+            }
             [Value::Int(0), _] => Answer::Fenced,
             _ => Answer::Failed,
         },
-        (Ask::Renew { .. }, Value::Int(1)) => Answer::Renewed,
+        (Ask::Renew { .. }, Value::Int(ends_ms @ 3..)) => Answer::Renewed { ends_ms: *ends_ms as u64 },
         (Ask::Release { .. }, Value::Int(1)) => Answer::Released,
         (Ask::Renew { .. } | Ask::Release { .. }, Value::Int(0)) => Answer::Missing,
         (Ask::Renew { .. } | Ask::Release { .. }, Value::Int(2)) => Answer::Fenced,

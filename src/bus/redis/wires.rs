@@ -17,7 +17,7 @@ use super::mailbox::Mailbox;
 use super::open::{OpenError, Opened, Opening};
 use super::pipeline::Pipeline;
 use super::pubsub::Subscriber;
-use super::scripts::Scripts;
+use super::scripts::{Scripts, Stamp};
 use super::target::{Address, Target};
 use crate::cluster::agent::{Action, Event, probe_channel};
 use crate::cluster::lease;
@@ -65,7 +65,6 @@ const WRITABLE_TTL_MS: u64 = 1_000;
 enum Token {
     Row {
         id: WriteId,
-        op: Op,
         user: Rc<str>,
     },
     Lease {
@@ -85,7 +84,7 @@ enum Token {
         grave: Grave,
     },
     Remove {
-        node: Rc<str>,
+        grave: Grave,
         user: Rc<str>,
     },
     Load {
@@ -122,7 +121,7 @@ pub struct Wires {
     attempts: [u64; 2],
     opened: Rc<Mailbox<Attempt>>,
     next_address: usize,
-    rows: Vec<(Write, Row)>,
+    rows: Vec<(Write, Row, u64)>,
     channels: Vec<Write>,
     ready: VecDeque<Incoming>,
     loading: bool,
@@ -180,7 +179,7 @@ impl Wires {
         match action {
             Action::Connect(side) => self.connect(side),
             Action::Drop(side, _) => self.give_up(side),
-            Action::Row { write, row } => self.rows.push((write, row)),
+            Action::Row { write, row, lease_ends_ms } => self.rows.push((write, row, lease_ends_ms)),
             Action::Channel(write) => self.channels.push(write),
             Action::Lease(command) => {
                 let (about, ttl_ms) = (&self.plan.about, self.plan.lease_ttl_ms);
@@ -205,12 +204,13 @@ impl Wires {
     pub fn flush(&mut self, now_ms: u64) {
         let rows = std::mem::take(&mut self.rows);
         self.index("SADD", Op::Put, &rows, now_ms);
-        for (Write { id, op, name: user }, row) in &rows {
+        for (Write { id, op, name: user, confirmed }, row, lease_ends_ms) in &rows {
+            let stamp = Stamp { serial: id.serial(), lease_ends_ms: *lease_ends_ms, confirmed: *confirmed };
             let call = match op {
-                Op::Put => self.scripts.row_put(user, row, id.serial(), self.plan.entry_ttl_ms),
-                Op::Delete => self.scripts.row_delete(user, &row.node, row.epoch, Some(id.serial())),
+                Op::Put => self.scripts.row_put(user, row, self.plan.entry_ttl_ms, stamp),
+                Op::Delete => self.scripts.row_delete(user, row, stamp),
             };
-            self.send(Token::Row { id: *id, op: *op, user: user.clone() }, &call, now_ms);
+            self.send(Token::Row { id: *id, user: user.clone() }, &call, now_ms);
         }
         self.index("SREM", Op::Delete, &rows, now_ms);
 
@@ -264,19 +264,19 @@ impl Wires {
         }
     }
 
-    /// The rows first, the index that finds them last.
+    /// The rows first, the index that finds them ([`Wires::removed`]) when they are gone: one that stayed would be nobody's any more, and yet
+    /// count as its user's.
     fn remove(&mut self, grave: &Grave, users: &[Rc<str>], now_ms: u64) {
-        let Grave { node, epoch, shard } = grave;
-        let mut index = redis::cmd("SREM");
-        index.arg(self.scripts.keys().index(node, *epoch, *shard));
         for user in users {
-            let call = self.scripts.row_delete(user, node, *epoch, None);
-            self.send(Token::Remove { node: node.clone(), user: user.clone() }, &call, now_ms);
-            index.arg(&**user);
+            let call = self.scripts.row_reap(user, &grave.node, grave.epoch);
+            self.send(Token::Remove { grave: grave.clone(), user: user.clone() }, &call, now_ms);
         }
-        if !users.is_empty() {
-            self.send(Token::Other, &index, now_ms);
-        }
+    }
+
+    fn removed(&mut self, grave: &Grave, user: &str, now_ms: u64) {
+        let mut command = redis::cmd("SREM");
+        command.arg(self.scripts.keys().index(&grave.node, grave.epoch, grave.shard)).arg(user);
+        self.send(Token::Other, &command, now_ms);
     }
 
     /// The next thing to say in the log: once per kind until the link is up again.
@@ -422,7 +422,9 @@ impl Wires {
                 Token::Publish { ticket } => publishes.push(ticket),
                 Token::Find { user } => self.ready.push_back(Incoming::Found { user, rows: None }),
                 Token::Sample { grave } => self.ready.push_back(Incoming::Sampled { grave, users: None }),
-                Token::Remove { node, user } => self.ready.push_back(Incoming::Removed { node, user, others: None }),
+                Token::Remove { grave, user } => {
+                    self.ready.push_back(Incoming::Removed { node: grave.node, user });
+                }
                 Token::Row { .. } | Token::Lease { .. } | Token::Leases { .. } | Token::Load { .. } | Token::Other => {}
             }
         }
@@ -438,12 +440,12 @@ impl Wires {
         }
     }
 
-    fn index(&mut self, verb: &str, op: Op, rows: &[(Write, Row)], now_ms: u64) {
-        let mut chosen = rows.iter().filter(|(write, _)| write.op == op).peekable();
-        if let Some((_, row)) = chosen.peek() {
+    fn index(&mut self, verb: &str, op: Op, rows: &[(Write, Row, u64)], now_ms: u64) {
+        let mut chosen = rows.iter().filter(|(write, ..)| write.op == op).peekable();
+        if let Some((_, row, _)) = chosen.peek() {
             let mut command = redis::cmd(verb);
             command.arg(self.scripts.keys().index(&row.node, row.epoch, row.shard));
-            chosen.for_each(|(write, _)| {
+            chosen.for_each(|(write, ..)| {
                 command.arg(&*write.name);
             });
             self.send(Token::Other, &command, now_ms);

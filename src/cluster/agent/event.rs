@@ -111,6 +111,8 @@ pub enum Action {
         write: Write,
         /// As what: node, epoch and shard.
         row: Row,
+        /// When the lease of that epoch ends, on the clock of Redis.
+        lease_ends_ms: u64,
     },
     /// Subscribe ([`Op::Put`](crate::cluster::registry::wants::Op)) or unsubscribe.
     Channel(Write),

@@ -310,7 +310,7 @@ impl Exchange {
             self.lose_everything();
         }
         let shard = self.settings.me.shard;
-        self.me = standing.map(|Standing { node, epoch, until_ms }| Me {
+        self.me = standing.map(|Standing { node, epoch, until_ms, .. }| Me {
             node: Rc::from(&**node),
             epoch: *epoch,
             until_ms: *until_ms,

@@ -33,7 +33,7 @@ impl Rig {
         settings.bounds.waiting_per_user_max = 3;
         let hasher = RandomState::with_seeds(1, 2, 3, 4);
         let mut rig = Rig { exchange: Exchange::new(settings, hasher), now_ms: 1_000, next_token: 0 };
-        let standing = Standing { node: Arc::from("a"), epoch: 1, until_ms: u64::MAX };
+        let standing = Standing { node: Arc::from("a"), epoch: 1, until_ms: u64::MAX, ends_ms: u64::MAX, memory: 1 };
         rig.exchange.standing(Some(&standing), rig.clock());
         rig.polled(&["a", "b", "c"], &[]);
         rig.exchange.link_up(true, rig.clock());

@@ -27,11 +27,11 @@ impl Store {
             (Ask::Acquire { floor, .. }, row) => {
                 let epoch = floor.max(row.map_or(0, |r| r.epoch + 1));
                 self.0.insert(command.node.clone(), Row { epoch, instance, expires_ms: now_ms + TTL });
-                Answer::Granted { epoch }
+                Answer::Granted { epoch, memory: 1, ends_ms: now_ms + TTL }
             }
             (Ask::Renew { epoch }, Some(row)) if row.epoch == epoch && row.expires_ms > now_ms => {
                 self.0.insert(command.node.clone(), Row { expires_ms: now_ms + TTL, ..row });
-                Answer::Renewed
+                Answer::Renewed { ends_ms: now_ms + TTL }
             }
             (Ask::Release { epoch }, Some(row)) if row.epoch == epoch => {
                 self.0.remove(&command.node);
@@ -58,7 +58,7 @@ fn it_is_acquired_renewed_every_3_s_and_ends_with_the_last_renewal_sent() {
     let renewal = lease.poll(3_100, 3_100).expect("a renewal is due");
     assert_eq!(renewal.kind, Ask::Renew { epoch: 100 });
     assert_eq!(lease.poll(3_101, 3_101), None, "one at a time");
-    assert_eq!(lease.answered(renewal.ticket, Answer::Renewed, 4_900), None);
+    assert_eq!(lease.answered(renewal.ticket, Answer::Renewed { ends_ms: 13_900 }, 4_900), None);
     assert_eq!(lease.until_ms(), Some(13_100), "counted from when it was sent");
     assert_eq!((lease.holds(13_099), lease.holds(13_100)), (Some(100), None), "also before anybody has noticed");
     assert_eq!(lease.tick(13_099), None);
@@ -72,7 +72,7 @@ fn an_answer_that_comes_after_the_end_does_not_bring_it_back() {
     acquired(&mut lease, &mut store, 0, 0);
     let renewal = lease.poll(3_000, 3_000).unwrap();
     // Stopped for 30 s, and the answer lies in the socket.
-    let change = lease.answered(renewal.ticket, Answer::Renewed, 33_000);
+    let change = lease.answered(renewal.ticket, Answer::Renewed { ends_ms: 13_900 }, 33_000);
     assert!(matches!(change, Some(Change::Lost { why: Loss::Expired, .. })));
     assert_eq!(lease.holds(33_000), None);
     let again = lease.poll(33_000, 5).unwrap();
@@ -126,8 +126,15 @@ fn a_failed_attempt_is_repeated_after_a_while_and_a_lost_link_at_once() {
     let second = lease.poll(10 + 2 * RETRY_MS, 0).unwrap();
     lease.link_lost();
     let third = lease.poll(10 + 2 * RETRY_MS, 0).expect("at once");
-    assert_eq!(lease.answered(second.ticket, Answer::Granted { epoch: 7 }, 600), None, "given up");
-    assert_eq!(lease.answered(third.ticket, Answer::Granted { epoch: 8 }, 600), Some(Change::Acquired { epoch: 8 }));
+    assert_eq!(
+        lease.answered(second.ticket, Answer::Granted { epoch: 7, memory: 1, ends_ms: 1 }, 600),
+        None,
+        "given up"
+    );
+    assert_eq!(
+        lease.answered(third.ticket, Answer::Granted { epoch: 8, memory: 1, ends_ms: 1 }, 600),
+        Some(Change::Acquired { epoch: 8 })
+    );
 }
 
 #[test]
@@ -184,7 +191,7 @@ proptest! {
                 Step::Ask(who, there, back, late) => {
                     if let Some(command) = leases[who].poll(now, now) {
                         let answer = if there { store.run(&command, who, now) } else { Answer::Failed };
-                        if let Answer::Granted { epoch } = answer {
+                        if let Answer::Granted { epoch, .. } = answer {
                             let before = newest.insert(command.node.clone(), epoch).unwrap_or(0);
                             prop_assert!(epoch > before, "epochs of a name only grow, through a flush as well");
                         }

@@ -8,6 +8,10 @@
 //! After a loss nothing has to be gone through: what was known belongs to a *round*, and [`Wants::distrust`] or [`Wants::start_over`] begin
 //! another. A sweep then visits every entry, as fast as the bound allows, behind what clients wait for. The same sweep, at its ease,
 //! renews rows before they run out.
+//!
+//! A name is *confirmed* while the other side is known to have had it: it said so, and nothing was sent since that may have changed it. A
+//! loss takes nothing from that, since only this shard deletes what is its own; an outcome that is not known does, and so does a fresh epoch
+//! under which others may have cleaned up. With it a write says whether it only repeats something, so that nobody is told of it again.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -47,6 +51,8 @@ pub struct Write {
     pub op: Op,
     /// To what.
     pub name: Rc<str>,
+    /// The other side is known to have had it. If it has it no more, it has forgotten it.
+    pub confirmed: bool,
 }
 
 /// Names a [`Write`]. An answer to one that was given up finds nothing.
@@ -108,6 +114,7 @@ struct Entry {
     live: bool,
     wanted: bool,
     known: Known,
+    confirmed: bool,
     /// The round in which `known` and `asked` were true.
     round: u32,
     asked: Option<(Op, u64)>,
@@ -192,7 +199,8 @@ impl Wants {
         self.answered = self.serial;
     }
 
-    /// The other side has nothing any more: a new connection has no subscriptions, and under a fresh epoch no row counts.
+    /// The other side has nothing any more: a new connection has no subscriptions, and under a fresh epoch no row counts; others clean up
+    /// what was written before, and tell of it.
     pub fn start_over(&mut self) {
         self.distrust();
         self.gone_before = self.round;
@@ -238,6 +246,7 @@ impl Wants {
         let Some(op) = self.take_asked(id) else { return Answered::Stale };
         let entry = &mut self.entries[id.slot as usize];
         entry.known = if op == Op::Put { Known::Present } else { Known::Absent };
+        entry.confirmed = op == Op::Put;
         entry.written_ms = now_ms;
         self.refused -= usize::from(std::mem::take(&mut entry.refused));
         let (name, present) = (entry.name.clone(), entry.wanted);
@@ -327,7 +336,8 @@ impl Wants {
         self.serial += 1;
         let entry = &mut self.entries[slot as usize];
         entry.asked = Some((op, self.serial));
-        batch.push(Write { id: WriteId { slot, serial: self.serial }, op, name: entry.name.clone() });
+        let (name, confirmed) = (entry.name.clone(), entry.confirmed);
+        batch.push(Write { id: WriteId { slot, serial: self.serial }, op, name, confirmed });
     }
 
     fn sweep(&mut self, now_ms: u64, most: usize, batch: &mut Vec<Write>) {
@@ -396,8 +406,10 @@ impl Wants {
         if entry.round == round {
             return;
         }
-        let touched = entry.asked.take().is_some() || entry.known != Known::Absent;
-        entry.known = if touched && entry.round >= gone_before { Known::Unknown } else { Known::Absent };
+        let (asked, gone) = (entry.asked.take(), entry.round < gone_before);
+        let touched = asked.is_some() || entry.known != Known::Absent;
+        entry.known = if touched && !gone { Known::Unknown } else { Known::Absent };
+        entry.confirmed &= !gone && !matches!(asked, Some((Op::Delete, _)));
         entry.round = round;
         self.refused -= usize::from(std::mem::take(&mut entry.refused));
     }

@@ -10,7 +10,7 @@
 //! | [`asking`] | questions to other nodes, and their answers |
 //! | [`moving`] | users who belong on another node, by the ring |
 //! | [`route`] | `GET /route`: where a user belongs |
-//! | [`presence`] | who came and went in the whole cluster; cleaning up after dead nodes |
+//! | [`reaping`] | cleaning up after dead nodes |
 //!
 //! Without a cluster there is none of this, and nobody asks for it but for one branch here and there.
 
@@ -41,8 +41,8 @@ use crate::time::Now;
 mod arriving;
 mod asking;
 mod moving;
-mod presence;
 mod publishing;
+mod reaping;
 pub(super) mod route;
 mod unicast;
 mod waiting;
@@ -67,7 +67,7 @@ pub(super) struct Cluster {
     publishes: publishing::Publishes,
     unicasts: unicast::Unicasts,
     asking: asking::Asking,
-    presence: presence::Presence,
+    reaper: reaping::Reaper,
     /// Where users belong, in routing `hash`.
     moving: Option<Moving>,
     /// When the leases were asked for last (boottime).
@@ -125,7 +125,7 @@ impl Cluster {
             publishes: publishing::Publishes::new(hasher),
             unicasts,
             asking: asking::Asking::new(hasher),
-            presence: presence::Presence::new(has_lease, hasher),
+            reaper: reaping::Reaper::new(has_lease),
             moving: (routing == Routing::Hash).then(|| Moving::new(random.u64(..), hasher.clone())),
             polled_boot_ms: None,
             leaving: Leaving::Not,
@@ -217,7 +217,6 @@ impl Shard {
     pub(super) fn bus(&mut self, incoming: Incoming, now: Now) {
         match incoming {
             Incoming::Agent(event) => self.tell_agent(event, now),
-            Incoming::Row { user, op, others, .. } => self.row_written(&user, op, &others, now),
             Incoming::Message { channel, payload } => self.message_arrived(&channel, &payload, now),
             Incoming::Published { ticket, heard } => self.published(ticket, heard, now),
             Incoming::Unanswered(tickets) => self.publishes_lost(tickets, now),
@@ -232,7 +231,7 @@ impl Shard {
                 self.ring_read(now);
             }
             Incoming::Sampled { grave, users } => self.grave_sampled(&grave, users),
-            Incoming::Removed { node, user, others } => self.dead_row_removed(&node, &user, others.as_ref(), now),
+            Incoming::Removed { node, user } => self.dead_row_removed(&node, &user),
         }
     }
 

@@ -1,7 +1,8 @@
 -- Takes a lease under a fresh epoch.
 -- KEYS[1] the leases; ARGV: node, instance, least epoch, time to live in milliseconds, '1' to take over from another instance, about.
--- Returns {1, epoch}, or {0, epoch} where a living lease belongs to another instance and is not taken over.
--- A lease is 'epoch expires-at instance about', in milliseconds of this server's clock.
+-- Returns {1, epoch, memory, expires-at}, or {0, epoch} where a living lease belongs to another instance and is not taken over.
+-- A lease is 'epoch expires-at instance about', in milliseconds of this server's clock. Beside the leases, under '\n', is the name of
+-- this server's memory, which is forgotten with everything else.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local epoch = tonumber(ARGV[3])
@@ -21,4 +22,5 @@ if lease then
 end
 local text = string.format('%.0f %.0f %s %s', epoch, now + ARGV[4], ARGV[2], ARGV[6])
 redis.call('HSET', KEYS[1], ARGV[1], text)
-return {1, epoch}
+redis.call('HSETNX', KEYS[1], '\n', string.format('%.0f', time[1] * 1000000 + time[2]))
+return {1, epoch, tonumber(redis.call('HGET', KEYS[1], '\n')), now + ARGV[4]}

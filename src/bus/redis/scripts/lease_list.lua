@@ -6,6 +6,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local leases = redis.call('HGETALL', KEYS[1])
 local result = {}
 for i = 1, #leases, 2 do
+  -- What is under no node's name is no lease, and does not look like one.
   local held, expires, about = string.match(leases[i + 1], '^(%d+) (%d+) %S+ ?(.*)$')
   if held then
     result[#result + 1] = string.match(leases[i], '^(.*)\n%d+$') or leases[i]

@@ -37,11 +37,12 @@ impl Wires {
             return self.failed(token);
         }
         let incoming = match token {
-            Token::Row { id, op, user } => match scripts::row_reply(&value) {
-                RowReply::Done(others) => {
+            Token::Row { id, user } => match scripts::row_reply(&value) {
+                RowReply::Done => {
                     let event = Event::Row { id, answer: WriteAnswer::Done };
                     self.ready.push_back(Incoming::Agent(event));
-                    Incoming::Row { id, user, op, others }
+                    // Redis tells others of a change, but not the one who made it.
+                    Incoming::Invalidated(vec![user])
                 }
                 // The lease finds out, and everything is written again under another epoch.
                 RowReply::Fenced | RowReply::Unreadable => {
@@ -61,13 +62,12 @@ impl Wires {
             }
             Token::Find { user } => Incoming::Found { user, rows: scripts::rows(&value) },
             Token::Sample { grave } => Incoming::Sampled { grave, users: scripts::names(&value) },
-            Token::Remove { node, user } => {
-                let others = match scripts::row_reply(&value) {
-                    RowReply::Done(others) => Some(others),
-                    // A newer epoch of that node has written it: it lives.
-                    RowReply::Fenced | RowReply::Unreadable => None,
-                };
-                Incoming::Removed { node, user, others }
+            Token::Remove { grave, user } => {
+                // It is deleted, or a newer epoch of that node has written it.
+                if let RowReply::Done | RowReply::Fenced = scripts::row_reply(&value) {
+                    self.removed(&grave, &user, now_ms);
+                }
+                Incoming::Removed { node: grave.node, user }
             }
             Token::Load { last } => {
                 self.loading &= !last;
@@ -86,7 +86,7 @@ impl Wires {
             Token::Publish { ticket } => Incoming::Published { ticket, heard: None },
             Token::Find { user } => Incoming::Found { user, rows: None },
             Token::Sample { grave } => Incoming::Sampled { grave, users: None },
-            Token::Remove { node, user } => Incoming::Removed { node, user, others: None },
+            Token::Remove { grave, user } => Incoming::Removed { node: grave.node, user },
             Token::Load { last } => {
                 self.loading &= !last;
                 return;

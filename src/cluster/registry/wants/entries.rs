@@ -15,6 +15,7 @@ impl Wants {
             live: true,
             wanted: false,
             known,
+            confirmed: false,
             round: self.round,
             asked: None,
             refused: false,

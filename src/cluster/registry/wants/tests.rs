@@ -82,7 +82,7 @@ fn above_the_bound_churn_is_merged_and_does_not_pile_up() {
     assert_eq!((wants.len(), wants.waiting(), wants.entries.len()), (0, 0, 1));
 }
 
-fn settle(wants: &mut Wants, now_ms: u64) -> Vec<(Op, String)> {
+fn settle_all(wants: &mut Wants, now_ms: u64) -> Vec<Write> {
     let mut all = Vec::new();
     loop {
         let writes = batch(wants, now_ms, 0);
@@ -90,10 +90,14 @@ fn settle(wants: &mut Wants, now_ms: u64) -> Vec<(Op, String)> {
             return all;
         }
         for write in writes {
-            all.push((write.op, write.name.to_string()));
             wants.done(write.id, now_ms);
+            all.push(write);
         }
     }
+}
+
+fn settle(wants: &mut Wants, now_ms: u64) -> Vec<(Op, String)> {
+    settle_all(wants, now_ms).into_iter().map(|write| (write.op, write.name.to_string())).collect()
 }
 
 #[test]
@@ -194,6 +198,37 @@ fn rows_are_renewed_evenly_over_the_interval() {
     assert!(most <= 3, "{most} at once");
 }
 
+fn confirmed(writes: &[Write]) -> Vec<(Op, &str, bool)> {
+    writes.iter().map(|w| (w.op, &*w.name, w.confirmed)).collect()
+}
+
+#[test]
+fn a_write_says_whether_the_other_side_is_known_to_have_had_it() {
+    let mut wants = wants(PACE);
+    wants.want("a", 0);
+    wants.want("b", 0);
+    let puts = batch(&mut wants, 5, 0);
+    assert_eq!(confirmed(&puts), [(Op::Put, "a", false), (Op::Put, "b", false)]);
+    wants.done(puts[0].id, 6);
+    // The answer for b is lost.
+    wants.distrust();
+    let again = batch(&mut wants, 10, 0);
+    assert_eq!(confirmed(&again), [(Op::Put, "a", true), (Op::Put, "b", false)]);
+    again.iter().for_each(|write| drop(wants.done(write.id, 11)));
+    wants.unwant("a", 12);
+    let delete = batch(&mut wants, 20, 0);
+    assert_eq!(confirmed(&delete), [(Op::Delete, "a", true)]);
+    // The answer is lost; meanwhile it is wanted again.
+    wants.distrust();
+    wants.want("a", 21);
+    let last = batch(&mut wants, 30, 0);
+    assert_eq!(confirmed(&last), [(Op::Put, "a", false), (Op::Put, "b", true)]);
+    last.iter().for_each(|write| drop(wants.done(write.id, 31)));
+    wants.start_over();
+    let fresh = batch(&mut wants, 40, 0);
+    assert_eq!(confirmed(&fresh), [(Op::Put, "a", false), (Op::Put, "b", false)], "others may have deleted it");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Want(u8),
@@ -206,6 +241,8 @@ enum Step {
     Cut(u8),
     /// The other side forgets everything, and this is noticed.
     Flush,
+    /// What was written is void: others have deleted it already, or not yet.
+    Void(bool),
     /// A deletion is forgotten, and this is noticed by a message that comes for nobody.
     Ghost(u8),
 }
@@ -219,36 +256,67 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Refuse),
         1 => (0u8..6).prop_map(Step::Cut),
         1 => Just(Step::Flush),
+        1 => any::<bool>().prop_map(Step::Void),
         1 => (0u8..12).prop_map(Step::Ghost),
     ]
+}
+
+/// A naive other side, and whoever listens to it.
+#[derive(Default)]
+struct Other {
+    has: BTreeSet<Rc<str>>,
+    /// What was told of each name: that it came, or went.
+    told: BTreeMap<Rc<str>, Vec<bool>>,
+    /// Names that were forgotten and not announced again yet.
+    forgotten: BTreeSet<Rc<str>>,
+    /// Names whose last write was forgotten before anybody knew whether it had been carried out; or that became void while forgotten.
+    obscure: BTreeSet<Rc<str>>,
+}
+
+impl Other {
+    fn take(&mut self, write: &Write) {
+        self.forgotten.remove(&write.name);
+        let (changes, tells) = match write.op {
+            Op::Put => (self.has.insert(write.name.clone()), !write.confirmed),
+            Op::Delete => (self.has.remove(&write.name) || write.confirmed, true),
+        };
+        if changes && tells {
+            self.told.entry(write.name.clone()).or_default().push(write.op == Op::Put);
+        }
+    }
+
+    /// Others delete what has become void.
+    fn clean_up(&mut self) {
+        for name in std::mem::take(&mut self.has) {
+            self.told.entry(name).or_default().push(false);
+        }
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Against a naive other side: whatever was lost, refused or forgotten on the way, in the end it has what is wanted and nothing else.
+    /// Whatever was lost, refused or forgotten on the way, in the end the other side has what is wanted and nothing else; and whoever listens
+    /// was told of each name that it came and went, by turns.
     #[test]
     fn the_other_side_ends_up_with_what_is_wanted(steps in proptest::collection::vec(step(), 0..200)) {
         let mut wants = wants(Pace { renew_every_ms: 50, ..PACE });
-        let mut wanted = BTreeSet::new();
-        let mut other: BTreeSet<String> = BTreeSet::new();
+        let mut wanted: BTreeSet<Rc<str>> = BTreeSet::new();
+        let mut other = Other::default();
         let mut sent: VecDeque<Write> = VecDeque::new();
         let mut now = 0;
-        let apply = |other: &mut BTreeSet<String>, write: &Write| match write.op {
-            Op::Put => drop(other.insert(write.name.to_string())),
-            Op::Delete => drop(other.remove(&*write.name)),
-        };
         for step in steps {
             match step {
                 Step::Want(n) => {
-                    let name = format!("u{n}");
+                    let name = Rc::from(format!("u{n}"));
                     let there = wants.want(&name, now);
-                    prop_assert!(!there || other.contains(&name), "it says so only if it is");
+                    prop_assert!(!there || other.has.contains(&name), "it says so only if it is");
                     wanted.insert(name);
                 }
                 Step::Unwant(n) => {
-                    wants.unwant(&format!("u{n}"), now);
-                    wanted.remove(&format!("u{n}"));
+                    let name = format!("u{n}");
+                    wants.unwant(&name, now);
+                    wanted.remove(&*name);
                 }
                 Step::Send(wait) => {
                     now += wait;
@@ -261,7 +329,7 @@ proptest! {
                 }
                 Step::Answer(n) => {
                     for write in sent.drain(..usize::from(n).min(sent.len())) {
-                        apply(&mut other, &write);
+                        other.take(&write);
                         if let Answered::Settled { name, present } = wants.done(write.id, now) {
                             prop_assert_eq!(present, wanted.contains(&*name));
                         }
@@ -274,19 +342,40 @@ proptest! {
                 }
                 Step::Cut(n) => {
                     let done = usize::from(n).min(sent.len());
-                    sent.drain(..).take(done).for_each(|write| apply(&mut other, &write));
+                    sent.drain(..).take(done).for_each(|write| other.take(&write));
                     wants.distrust();
                 }
                 Step::Flush => {
-                    // What is under way is done after the flush, under the epoch that is over: it does not count.
+                    // Whether what is under way, or was when the connection was cut, had been carried out before, nobody knows any more.
+                    let unsure = wants.entries.iter().filter(|e| e.live && (!e.confirmed || e.asked.is_some())).map(|e| e.name.clone());
+                    other.obscure.extend(unsure.chain(sent.iter().map(|write| write.name.clone())));
+                    other.forgotten.append(&mut other.has);
                     sent.clear();
-                    other.clear();
+                    wants.distrust();
+                }
+                Step::Void(early) => {
+                    sent.clear();
+                    other.obscure.append(&mut other.forgotten);
+                    if early {
+                        other.clean_up();
+                    }
                     wants.start_over();
+                    if !early {
+                        // What is wanted is written anew before the others come to it.
+                        for write in settle_all(&mut wants, now) {
+                            other.take(&write);
+                        }
+                        let void: Vec<_> = other.has.iter().filter(|name| !wanted.contains(*name)).cloned().collect();
+                        for name in void {
+                            other.has.remove(&name);
+                            other.told.entry(name).or_default().push(false);
+                        }
+                    }
                 }
                 Step::Ghost(n) => {
-                    let name = format!("u{n}");
-                    if !wants.by_name.contains_key(name.as_str()) {
-                        other.insert(name.clone());
+                    let name: Rc<str> = Rc::from(format!("u{n}"));
+                    if !wants.by_name.contains_key(&*name) && other.has.insert(name.clone()) {
+                        other.told.entry(name.clone()).or_default().push(true);
                         wants.stray(&name, now);
                     }
                 }
@@ -296,14 +385,18 @@ proptest! {
             now += 20;
             sent.extend(batch(&mut wants, now, sent.len()));
             for write in sent.drain(..) {
-                apply(&mut other, &write);
+                other.take(&write);
                 wants.done(write.id, now);
             }
             wants.take_announced(now);
         }
-        prop_assert_eq!(&other, &wanted);
+        prop_assert_eq!(&other.has, &wanted);
         prop_assert_eq!((wants.len(), wants.waiting(), wants.refused), (wanted.len(), 0, 0));
         let at_ease = matches!(wants.sweep, Sweep::Easy { .. });
         prop_assert!(at_ease);
+        for (name, told) in other.told.iter().filter(|(name, _)| !other.obscure.contains(*name)) {
+            let by_turns = told.iter().enumerate().all(|(number, came)| *came == number.is_multiple_of(2));
+            prop_assert!(by_turns && told.last() == Some(&wanted.contains(name)), "{name} was told {told:?}");
+        }
     }
 }

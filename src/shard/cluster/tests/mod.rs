@@ -1,5 +1,6 @@
 //! Whole shards of several nodes around a modelled bus.
 
+mod events;
 mod moving;
 mod world;
 
@@ -285,50 +286,6 @@ fn the_server_api_reaches_other_nodes() {
         world.cut();
         assert_eq!(tally(world.command(0, publish(room("r"), "4"))).unavailable, 1);
     }
-}
-
-#[test]
-fn the_first_and_the_last_connection_in_the_cluster_are_told() {
-    let mut world = World::ready(Routing::Broadcast, 2, 1);
-    let events = |world: &mut World| -> Vec<String> {
-        let heard = std::mem::take(&mut world.redis.heard);
-        let events = heard.into_iter().filter(|(channel, _)| channel == "user:events");
-        events.map(|(_, payload)| String::from_utf8(payload).unwrap()).collect()
-    };
-    let first = world.connect(0, "alice");
-    world.settle();
-    assert_eq!(events(&mut world), [r#"{"event":"online","user_id":"alice","node":"node-0"}"#]);
-    let second = world.connect(1, "alice");
-    let third = world.connect(1, "alice");
-    world.settle();
-    world.disconnect(first);
-    world.disconnect(second);
-    world.pass(200);
-    assert_eq!(events(&mut world), [] as [String; 0]);
-    world.disconnect(third);
-    world.pass(200);
-    assert_eq!(events(&mut world), [r#"{"event":"offline","user_id":"alice","node":"node-1"}"#]);
-}
-
-#[test]
-fn who_was_on_a_node_that_died_is_told_to_be_offline_once_and_its_rows_go() {
-    let mut world = World::ready(Routing::Registry, 2, 2);
-    for (user, elsewhere) in [("alice", true), ("bob", false), ("carol", false), ("dave", false)] {
-        let rows = world.redis.rows.entry(user.to_owned()).or_default();
-        rows.insert("gone".to_owned(), (7, 1));
-        if elsewhere {
-            world.joined(0, user, &[]);
-        }
-        world.redis.indices.entry(("gone".to_owned(), 7, 1)).or_default().insert(user.to_owned());
-    }
-    world.redis.graves.insert(("gone".to_owned(), 7));
-    world.quiet();
-    world.pass(5_000);
-    let mut offline: Vec<_> = world.redis.heard.iter().filter(|(channel, _)| channel == "user:events").collect();
-    offline.sort();
-    assert_eq!(offline.len(), 3, "not of alice, who is on another node: {offline:?}");
-    assert!(world.redis.graves.is_empty());
-    assert!(world.redis.rows.values().all(|rows| !rows.contains_key("gone")));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::cluster::wire::{Incoming, Outgoing};
 use crate::config::{AuthMode, Config, Routing};
 use crate::ids::{ConnectionId, ShardId};
 use crate::protocol::command::{Command, Outcome};
+use crate::protocol::service::presence_event;
 use crate::settings::{Homes, Settings};
 use crate::shard::Shard;
 use crate::shard::event::{Action, Event, Gathered, Handover};
@@ -31,6 +32,8 @@ pub(super) struct Redis {
     /// Graves and the users that are left in their indices.
     pub(super) graves: BTreeSet<(String, u64)>,
     pub(super) indices: BTreeMap<(String, u64, u16), BTreeSet<String>>,
+    /// How often everything was forgotten.
+    memory: u64,
     /// What was published, for services that listen: channel and payload.
     pub(super) heard: Vec<(String, Vec<u8>)>,
 }
@@ -154,6 +157,18 @@ impl World {
         client
     }
 
+    /// What services were told of users coming and going, since they were asked last: `+user node` and `-user node`.
+    pub(super) fn events(&mut self) -> Vec<String> {
+        let heard = std::mem::take(&mut self.redis.heard);
+        let events = heard.iter().filter(|(channel, _)| channel == "user:events");
+        let brief = |payload: &Vec<u8>| {
+            let event: Value = serde_json::from_slice(payload).unwrap();
+            let sign = if event["event"] == "online" { '+' } else { '-' };
+            format!("{sign}{} {}", event["user_id"].as_str().unwrap(), event["node"].as_str().unwrap())
+        };
+        events.map(|(_, payload)| brief(payload)).collect()
+    }
+
     /// Forgets what everybody was told.
     pub(super) fn quiet(&mut self) {
         self.hosts.iter_mut().for_each(|host| host.said.clear());
@@ -262,7 +277,8 @@ impl World {
 
     /// Redis has forgotten everything.
     pub(super) fn flush_all(&mut self) {
-        self.redis = Redis::default();
+        let (memory, heard) = (self.redis.memory + 1, std::mem::take(&mut self.redis.heard));
+        self.redis = Redis { memory, heard, ..Redis::default() };
         self.hosts.iter_mut().for_each(|host| host.inbox.push_back(Incoming::InvalidatedAll));
     }
 
@@ -332,7 +348,7 @@ impl World {
             }
             Outgoing::Find { user } if !self.hosts[host].commands => Incoming::Found { user, rows: None },
             Outgoing::Find { user } => {
-                let rows = Some(self.rows_but(&user, ""));
+                let rows = Some(self.rows(&user));
                 Incoming::Found { user, rows }
             }
             Outgoing::PollLeases { asked_ms } => {
@@ -363,12 +379,10 @@ impl World {
             }
             Outgoing::Remove { grave, users } => {
                 for user in users {
-                    let rows = self.redis.rows.entry(user.to_string()).or_default();
-                    rows.retain(|node, (epoch, _)| **node != *grave.node || *epoch > grave.epoch);
+                    self.delete_row(&user, &grave.node, grave.epoch, false);
                     let index = (grave.node.to_string(), grave.epoch, grave.shard.0);
                     self.redis.indices.entry(index).or_default().remove(&*user);
-                    let others = Some(self.rows_but(&user, ""));
-                    self.hosts[host].inbox.push_back(Incoming::Removed { node: grave.node.clone(), user, others });
+                    self.hosts[host].inbox.push_back(Incoming::Removed { node: grave.node.clone(), user });
                 }
                 return;
             }
@@ -402,27 +416,25 @@ impl World {
                 self.hosts[host].subscribed = None;
                 return;
             }
-            AgentAction::Row { write, row } => {
+            AgentAction::Row { write, row, lease_ends_ms } => {
                 let index = (row.node.to_string(), row.epoch, row.shard.0);
-                let rows = self.redis.rows.entry(write.name.to_string()).or_default();
                 match write.op {
                     Op::Put => {
-                        rows.insert(row.node.to_string(), (row.epoch, row.shard.0));
+                        self.put_row(&write.name, &row, lease_ends_ms, write.confirmed);
                         self.redis.indices.entry(index).or_default().insert(write.name.to_string());
                     }
                     Op::Delete => {
-                        rows.remove(&*row.node);
+                        let had = write.confirmed && self.now.boot_ms < lease_ends_ms;
+                        self.delete_row(&write.name, &row.node, row.epoch, had);
                         self.redis.indices.entry(index).or_default().remove(&*write.name);
                     }
                 }
-                let others = self.rows_but(&write.name, &row.node);
                 for other in (0..self.hosts.len()).filter(|other| *other != host) {
                     self.hosts[other].inbox.push_back(Incoming::Invalidated(vec![write.name.clone()]));
                 }
                 let answer = AgentEvent::Row { id: write.id, answer: WriteAnswer::Done };
                 self.hosts[host].inbox.push_back(Incoming::Agent(answer));
-                let row = Incoming::Row { id: write.id, user: write.name, op: write.op, others };
-                return self.hosts[host].inbox.push_back(row);
+                return self.hosts[host].inbox.push_back(Incoming::Invalidated(vec![write.name]));
             }
             AgentAction::Channel(write) => {
                 let Some(subscribed) = &mut self.hosts[host].subscribed else { return };
@@ -451,11 +463,11 @@ impl World {
                 let epoch = floor.max(held.map_or(0, |(epoch, ..)| epoch + 1));
                 self.redis.graves.extend(held.map(|(epoch, ..)| (node.to_owned(), epoch)));
                 self.redis.leases.insert(node.to_owned(), (epoch, until_ms, instance));
-                Answer::Granted { epoch }
+                Answer::Granted { epoch, memory: self.redis.memory, ends_ms: until_ms }
             }
-            (Ask::Renew { epoch }, Some((held, ..))) if held == epoch => {
+            (Ask::Renew { epoch }, Some((held, ends_ms, _))) if held == epoch && ends_ms > self.now.boot_ms => {
                 self.redis.leases.insert(node.to_owned(), (epoch, until_ms, instance));
-                Answer::Renewed
+                Answer::Renewed { ends_ms: until_ms }
             }
             (Ask::Release { epoch }, Some((held, ..))) if held == epoch => {
                 self.redis.leases.insert(node.to_owned(), (epoch, 0, instance));
@@ -479,8 +491,32 @@ impl World {
         heard
     }
 
-    fn rows_but(&self, user: &str, but: &str) -> Rows {
-        let rows = self.redis.rows.get(user).into_iter().flatten().filter(|(node, _)| *node != but);
+    /// As the script does it.
+    fn put_row(&mut self, user: &str, row: &Row, lease_ends_ms: u64, told: bool) {
+        assert!(self.now.boot_ms < lease_ends_ms, "nothing is on its way for long here");
+        let rows = self.redis.rows.entry(user.to_owned()).or_default();
+        let first = rows.is_empty();
+        rows.insert(row.node.to_string(), (row.epoch, row.shard.0));
+        if first && !told {
+            self.publish("user:events", &presence_event(true, user, &row.node));
+        }
+    }
+
+    /// As the script does it.
+    fn delete_row(&mut self, user: &str, node: &str, epoch: u64, had: bool) {
+        let rows = self.redis.rows.entry(user.to_owned()).or_default();
+        let gone = match rows.get(node) {
+            Some((newer, _)) if *newer > epoch => false,
+            Some(_) => rows.remove(node).is_some(),
+            None => had,
+        };
+        if gone && rows.is_empty() {
+            self.publish("user:events", &presence_event(false, user, node));
+        }
+    }
+
+    fn rows(&self, user: &str) -> Rows {
+        let rows = self.redis.rows.get(user).into_iter().flatten();
         rows.map(|(node, (epoch, shard))| Row { node: node.as_str().into(), epoch: *epoch, shard: ShardId(*shard) })
             .collect()
     }
