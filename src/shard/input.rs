@@ -9,6 +9,7 @@ use crate::shard::Shard;
 use crate::shard::delivery::Manner;
 use crate::shard::frames::Shared;
 use crate::shard::limiter::{Admit, RateLimits};
+use crate::shard::opening::after;
 use crate::shard::row::{Paused, State};
 use crate::time::Now;
 use crate::ws::deflate::Inflater;
@@ -32,7 +33,11 @@ impl Shard {
             State::Authenticating | State::Active | State::Echo | State::Closing => {
                 // Any frame is a sign of life.
                 row.last_receive_ds = now_ds;
-                row.pinged = false;
+                if std::mem::take(&mut row.pinged) && row.state != State::Closing {
+                    // Until now its deadline was that of an answer.
+                    let interval = self.settings.config.session.heartbeat_interval_ms;
+                    self.connections.bring_forward(slot, after(now_ds, interval));
+                }
                 if self.waits_behind(slot) {
                     return self.bytes_behind(slot, data, now);
                 }

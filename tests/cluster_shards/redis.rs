@@ -1,0 +1,424 @@
+//! What Redis does with the commands of the wires: the scripts of `src/bus/redis/scripts`, sets, publishing, and client-side caching.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use ringgate::cluster::lease::{self, Answer, Ask};
+use ringgate::cluster::nodes::{About, Polled};
+use ringgate::cluster::registry::wants::WriteId;
+use ringgate::cluster::registry::{Row, Rows};
+use ringgate::cluster::wire::Grave;
+
+use super::{ENTRY_TTL_MS, LEASE_TTL_MS};
+
+/// Names a connection among all that there have ever been.
+pub type Line = u64;
+
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Authentication and, on a connection for commands, scripts, tracking and a first write.
+    Greet {
+        writes: bool,
+    },
+    Put {
+        user: Rc<str>,
+        row: Row,
+        serial: u64,
+    },
+    Delete {
+        user: Rc<str>,
+        node: Rc<str>,
+        epoch: u64,
+        serial: Option<u64>,
+    },
+    /// The set of the users with a row of this node, epoch and shard: these are to be in it, or not.
+    Index {
+        of: Grave,
+        users: Vec<Rc<str>>,
+        put: bool,
+    },
+    Lease {
+        command: lease::Command,
+        instance: u32,
+        about: About,
+    },
+    Leases,
+    /// And tell this connection when it changes.
+    Find {
+        user: Rc<str>,
+    },
+    Publish {
+        channel: Rc<str>,
+        payload: Vec<u8>,
+    },
+    Sample {
+        of: Grave,
+    },
+    Bury {
+        node: Rc<str>,
+        epoch: u64,
+    },
+    LoadScripts,
+    Channels {
+        put: bool,
+        channels: Vec<(WriteId, Rc<str>)>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Whether the connection is of any use.
+    Greeted(bool),
+    /// The rows of others, or that a newer epoch has been there.
+    Row(Option<Rows>),
+    Lease(Answer),
+    Leases(Vec<Polled>),
+    Rows(Rows),
+    Heard(u64),
+    Names(Vec<Rc<str>>),
+    Done,
+    /// Refused; whether because it does not know the script.
+    Refused {
+        no_script: bool,
+    },
+    // What comes by itself.
+    Confirmed(WriteId),
+    Message {
+        channel: Rc<str>,
+        payload: Vec<u8>,
+    },
+    Invalidated(Rc<str>),
+    InvalidatedAll,
+}
+
+/// Where a user is: user, node, epoch, shard.
+pub type Place = (String, String, u64, u16);
+
+/// One connection: what is on its way in both directions.
+#[derive(Default)]
+pub struct Connection {
+    pub up: VecDeque<Command>,
+    pub down: VecDeque<Reply>,
+    /// The server's end is gone; what was on its way down may still arrive.
+    pub cut: bool,
+    /// Nothing published reaches it any more, though it counts as listening.
+    pub deaf: bool,
+    pub channels: BTreeSet<Rc<str>>,
+    /// It has asked for invalidations.
+    pub tracks: bool,
+}
+
+pub type Connections = BTreeMap<Line, Connection>;
+
+#[derive(Default)]
+struct Hash {
+    /// Node: epoch, shard, serial.
+    rows: BTreeMap<Rc<str>, (u64, u16, u64)>,
+    expires_ms: u64,
+}
+
+struct Lease {
+    epoch: u64,
+    expires_ms: u64,
+    instance: u32,
+    about: About,
+}
+
+#[derive(Default)]
+pub struct Redis {
+    users: BTreeMap<Rc<str>, Hash>,
+    leases: BTreeMap<Rc<str>, Lease>,
+    graves: BTreeMap<(Rc<str>, u64), About>,
+    indices: BTreeMap<(Rc<str>, u64, u16), BTreeSet<Rc<str>>>,
+    /// Which connections are told when a user's rows change.
+    tracked: BTreeMap<Rc<str>, BTreeSet<Line>>,
+    /// Out of memory: what needs some is refused.
+    pub full: bool,
+    has_scripts: bool,
+    /// Rows that were deleted or overwritten by another epoch since the last look: user and node.
+    pub lost: BTreeSet<(Rc<str>, Rc<str>)>,
+}
+
+impl Redis {
+    /// Everything is forgotten; the connections stay.
+    pub fn flush(&mut self, connections: &mut Connections) {
+        self.lost_all();
+        *self = Redis {
+            full: self.full,
+            has_scripts: self.has_scripts,
+            lost: std::mem::take(&mut self.lost),
+            ..Redis::default()
+        };
+        for connection in connections.values_mut().filter(|c| c.tracks && !c.cut) {
+            connection.down.push_back(Reply::InvalidatedAll);
+        }
+    }
+
+    /// Another process with nothing in it.
+    pub fn restart(&mut self) {
+        self.lost_all();
+        *self = Redis { lost: std::mem::take(&mut self.lost), ..Redis::default() };
+    }
+
+    pub fn forget_scripts(&mut self) {
+        self.has_scripts = false;
+    }
+
+    /// Rows whose time has come go.
+    pub fn expire(&mut self, connections: &mut Connections, now_ms: u64) {
+        let over: Vec<Rc<str>> =
+            self.users.iter().filter(|(_, hash)| hash.expires_ms <= now_ms).map(|(user, _)| user.clone()).collect();
+        for user in over {
+            let hash = self.users.remove(&user).expect("it was there");
+            self.lost.extend(hash.rows.into_keys().map(|node| (user.clone(), node)));
+            self.touched(&user, None, connections);
+        }
+    }
+
+    /// Whether a living lease of this process covers a row of the user.
+    pub fn covers(&self, user: &str, instance: u32, now_ms: u64) -> Option<Rc<str>> {
+        let rows = self.users.get(user)?.rows.iter();
+        let mut live = rows.filter(|(node, (epoch, ..))| {
+            let lease = self.leases.get(*node);
+            lease.is_some_and(|l| l.epoch == *epoch && l.instance == instance && l.expires_ms > now_ms)
+        });
+        live.next().map(|(node, _)| node.clone())
+    }
+
+    /// All rows that are of a lease, a living one or one that is to be cleaned up after. What a process has written whose lease Redis has
+    /// forgotten before is of none: it counts for nothing, and runs out.
+    pub fn rows(&self) -> BTreeSet<Place> {
+        let rows = self.users.iter().flat_map(|(user, hash)| hash.rows.iter().map(move |row| (user, row)));
+        let of_lease = rows.filter(|(_, (node, (epoch, ..)))| {
+            self.leases.get(*node).is_some_and(|lease| lease.epoch == *epoch)
+                || self.graves.contains_key(&((*node).clone(), *epoch))
+        });
+        of_lease.map(|(user, (node, (epoch, shard, _)))| (user.to_string(), node.to_string(), *epoch, *shard)).collect()
+    }
+
+    /// Rows that whoever cleans up would not find.
+    pub fn unindexed(&self) -> Vec<Place> {
+        let is_indexed = |(user, node, epoch, shard): &Place| {
+            let index = self.indices.get(&(Rc::from(node.as_str()), *epoch, *shard));
+            index.is_some_and(|users| users.contains(user.as_str()))
+        };
+        self.rows().into_iter().filter(|row| !is_indexed(row)).collect()
+    }
+
+    pub fn graves(&self) -> usize {
+        self.graves.len()
+    }
+
+    /// Carries out a command of a connection; the answer is on its way, if there is anybody to have it.
+    pub fn run(&mut self, from: Line, command: Command, connections: &mut Connections, now_ms: u64) {
+        let reply = match command {
+            Command::Greet { writes } => {
+                let refused = writes && self.full;
+                self.has_scripts |= writes && !refused;
+                if let Some(connection) = connections.get_mut(&from) {
+                    connection.tracks = writes;
+                }
+                Reply::Greeted(!refused)
+            }
+            Command::LoadScripts => {
+                self.has_scripts = true;
+                Reply::Done
+            }
+            Command::Put { .. }
+            | Command::Delete { .. }
+            | Command::Lease { .. }
+            | Command::Leases
+            | Command::Bury { .. }
+                if !self.has_scripts =>
+            {
+                Reply::Refused { no_script: true }
+            }
+            // A script may write as long as it has no `redis.call` that needs memory; these have.
+            Command::Put { .. } | Command::Lease { .. } | Command::Index { put: true, .. } if self.full => {
+                Reply::Refused { no_script: false }
+            }
+            Command::Put { user, row, serial } => Reply::Row(self.put(from, &user, row, serial, connections, now_ms)),
+            Command::Delete { user, node, epoch, serial } => {
+                Reply::Row(self.delete(from, &user, &node, epoch, serial, connections))
+            }
+            Command::Index { of, users, put } => {
+                let index = self.indices.entry((of.node, of.epoch, of.shard.0)).or_default();
+                for user in users {
+                    if put {
+                        index.insert(user);
+                    } else {
+                        index.remove(&user);
+                    }
+                }
+                Reply::Done
+            }
+            Command::Lease { command, instance, about } => Reply::Lease(self.lease(&command, instance, about, now_ms)),
+            Command::Leases => Reply::Leases(self.polled(now_ms)),
+            Command::Find { user } => {
+                self.tracked.entry(user.clone()).or_default().insert(from);
+                Reply::Rows(self.rows_but(&user, None))
+            }
+            Command::Publish { channel, payload } => Reply::Heard(publish(&channel, &payload, connections)),
+            Command::Sample { of } => {
+                let index = self.indices.get(&(of.node, of.epoch, of.shard.0));
+                Reply::Names(index.into_iter().flatten().take(3).cloned().collect())
+            }
+            Command::Bury { node, epoch } => {
+                if self.graves.remove(&(node.clone(), epoch)).is_none()
+                    && self.leases.get(&node).is_some_and(|l| l.epoch == epoch && l.expires_ms <= now_ms)
+                {
+                    self.leases.remove(&node);
+                }
+                Reply::Done
+            }
+            Command::Channels { put, channels } => {
+                if let Some(connection) = connections.get_mut(&from).filter(|c| !c.cut) {
+                    for (id, channel) in channels {
+                        if put {
+                            connection.channels.insert(channel);
+                        } else {
+                            connection.channels.remove(&channel);
+                        }
+                        connection.down.push_back(Reply::Confirmed(id));
+                    }
+                }
+                return;
+            }
+        };
+        if let Some(connection) = connections.get_mut(&from).filter(|c| !c.cut) {
+            connection.down.push_back(reply);
+        }
+    }
+
+    fn put(
+        &mut self,
+        from: Line,
+        user: &Rc<str>,
+        row: Row,
+        serial: u64,
+        connections: &mut Connections,
+        now_ms: u64,
+    ) -> Option<Rows> {
+        let hash = self.users.entry(user.clone()).or_default();
+        if hash.rows.get(&row.node).is_some_and(|(held, ..)| *held > row.epoch) {
+            return None;
+        }
+        let before = hash.rows.insert(row.node.clone(), (row.epoch, row.shard.0, serial));
+        if before.is_some_and(|(epoch, ..)| epoch != row.epoch) {
+            self.lost.insert((user.clone(), row.node.clone()));
+        }
+        hash.expires_ms = now_ms + ENTRY_TTL_MS;
+        self.touched(user, Some(from), connections);
+        Some(self.rows_but(user, Some(&row.node)))
+    }
+
+    fn delete(
+        &mut self,
+        from: Line,
+        user: &Rc<str>,
+        node: &Rc<str>,
+        epoch: u64,
+        serial: Option<u64>,
+        connections: &mut Connections,
+    ) -> Option<Rows> {
+        if let Some(hash) = self.users.get_mut(user)
+            && let Some((held, _, written)) = hash.rows.get(node)
+        {
+            if *held > epoch {
+                return None;
+            }
+            if serial.is_none_or(|serial| *written <= serial) {
+                hash.rows.remove(node);
+                if hash.rows.is_empty() {
+                    self.users.remove(user);
+                }
+                self.lost.insert((user.clone(), node.clone()));
+                self.touched(user, Some(from), connections);
+            }
+        }
+        Some(self.rows_but(user, None))
+    }
+
+    fn lease(&mut self, command: &lease::Command, instance: u32, about: About, now_ms: u64) -> Answer {
+        let node: Rc<str> = Rc::from(&*command.node);
+        let expires_ms = now_ms + LEASE_TTL_MS;
+        match (command.kind, self.leases.get_mut(&node)) {
+            (Ask::Acquire { floor, take_over }, held) => {
+                let mut epoch = floor;
+                if let Some(held) = held {
+                    if !take_over && held.instance != instance && held.expires_ms > now_ms {
+                        return Answer::Fenced;
+                    }
+                    epoch = epoch.max(held.epoch + 1);
+                    self.graves.insert((node.clone(), held.epoch), held.about.clone());
+                }
+                self.leases.insert(node, Lease { epoch, expires_ms, instance, about });
+                Answer::Granted { epoch }
+            }
+            (Ask::Renew { epoch } | Ask::Release { epoch }, Some(held)) if held.epoch > epoch => Answer::Fenced,
+            (Ask::Renew { epoch }, Some(held)) if held.epoch == epoch && held.expires_ms > now_ms => {
+                (held.expires_ms, held.about) = (expires_ms, about);
+                Answer::Renewed
+            }
+            (Ask::Release { epoch }, Some(held)) if held.epoch == epoch => {
+                held.expires_ms = 0;
+                Answer::Released
+            }
+            (Ask::Renew { .. } | Ask::Release { .. }, _) => Answer::Missing,
+        }
+    }
+
+    fn polled(&self, now_ms: u64) -> Vec<Polled> {
+        let living = self.leases.iter().map(|(node, lease)| Polled {
+            node: node.clone(),
+            epoch: lease.epoch,
+            remaining_ms: lease.expires_ms as i64 - now_ms as i64,
+            about: lease.about.clone(),
+        });
+        let over = self.graves.iter().map(|((node, epoch), about)| Polled {
+            node: node.clone(),
+            epoch: *epoch,
+            remaining_ms: -(now_ms as i64),
+            about: about.clone(),
+        });
+        living.chain(over).collect()
+    }
+
+    fn rows_but(&self, user: &str, but: Option<&str>) -> Rows {
+        let rows = self.users.get(user).into_iter().flat_map(|hash| &hash.rows);
+        rows.filter(|(node, _)| but != Some(&***node))
+            .map(|(node, (epoch, shard, _))| Row {
+                node: node.clone(),
+                epoch: *epoch,
+                shard: ringgate::ids::ShardId(*shard),
+            })
+            .collect()
+    }
+
+    /// Those who have read it are told, but for the one who has changed it (NOLOOP), and all are forgotten.
+    fn touched(&mut self, user: &Rc<str>, by: Option<Line>, connections: &mut Connections) {
+        for reader in self.tracked.remove(user).into_iter().flatten().filter(|reader| Some(*reader) != by) {
+            if let Some(connection) = connections.get_mut(&reader).filter(|c| !c.cut) {
+                connection.down.push_back(Reply::Invalidated(user.clone()));
+            }
+        }
+    }
+
+    fn lost_all(&mut self) {
+        let rows = self.users.iter().flat_map(|(user, hash)| hash.rows.keys().map(move |node| (user, node)));
+        let all: Vec<_> = rows.map(|(user, node)| (user.clone(), node.clone())).collect();
+        self.lost.extend(all);
+    }
+}
+
+/// How many connections count as having heard it.
+fn publish(channel: &Rc<str>, payload: &[u8], connections: &mut Connections) -> u64 {
+    let mut heard = 0;
+    for connection in connections.values_mut().filter(|c| !c.cut && c.channels.contains(channel)) {
+        heard += 1;
+        if !connection.deaf {
+            connection.down.push_back(Reply::Message { channel: channel.clone(), payload: payload.to_vec() });
+        }
+    }
+    heard
+}
