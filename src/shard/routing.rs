@@ -106,7 +106,8 @@ impl Shard {
                 }
             }
             Envelope::Order { ticket, order } => self.ordered(from, ticket, *order, now),
-            Envelope::Confirm { to, ticket, report } => self.confirm(to, ticket, *report, None, now),
+            Envelope::Confirm { room, enter, then } => self.confirm_membership(&room, enter, then, now),
+            Envelope::InRoom { conn, local } => self.session_in_room(conn, local, now),
             Envelope::Report { ticket, report } => self.reported(ticket, *report, now),
             Envelope::Standing(standing) => self.standing_changed(standing, now),
             Envelope::Question { conn, number, question } => {

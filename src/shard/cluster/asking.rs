@@ -10,7 +10,7 @@ use crate::cluster::agent::own_channel;
 use crate::cluster::inquiry::{Inquiry, Said, What};
 use crate::limits::PRESENCE_USERS_MAX;
 use crate::protocol::command::{Place, Present, Report, Whom};
-use crate::protocol::envelope::{Census, Topic};
+use crate::protocol::envelope::{Census, Then, Topic};
 use crate::shard::Shard;
 use crate::shard::presence::Asker;
 use crate::time::Now;
@@ -181,7 +181,10 @@ impl Shard {
                 Said::Connections(self.disconnect(&Whom::User(user.into()), code, reason, now))
             }
             (Some(("user", user)), What::Member { room, enter }) => {
-                Said::Connections(self.set_member(user, room, enter, now))
+                let connections = self.set_member(user, room, enter, now);
+                let Asker::Node { channel, ticket } = asker else { return };
+                let then = Then::Tell { channel: Box::from(&*channel), ticket, connections };
+                return self.after_membership(user, room, enter, then, None, now);
             }
             _ => Said::Nothing,
         };

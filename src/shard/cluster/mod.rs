@@ -342,7 +342,10 @@ impl Shard {
     /// At the home of a topic: nobody of this node is in it any more.
     pub(super) fn topic_left(&mut self, topic: Topic, name: &str, now: Now) {
         if self.cluster.is_some() {
-            self.tell_agent(AgentEvent::Unlisten(&topic_channel(topic, name)), now);
+            let channel = topic_channel(topic, name);
+            self.tell_agent(AgentEvent::Unlisten(&channel), now);
+            // Who still waits to be heard there waits for nothing.
+            self.channel_settled(&channel, now);
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) struct World {
     pub(super) up: bool,
     /// What is asked of it is kept and not answered.
     pub(super) hangs: bool,
+    /// Of what is asked of it, only subscriptions are kept.
+    pub(super) subscribes_late: bool,
     /// Nodes that take nobody any more.
     retired: BTreeSet<usize>,
     kept: VecDeque<(usize, Outgoing)>,
@@ -94,7 +96,8 @@ impl World {
             }
         }
         let (redis, kept) = (Redis::default(), VecDeque::new());
-        World { redis, hosts, settings, now, up: true, hangs: false, retired: BTreeSet::new(), kept, shards }
+        let (hangs, subscribes_late, retired) = (false, false, BTreeSet::new());
+        World { redis, hosts, settings, now, up: true, hangs, subscribes_late, retired, kept, shards }
     }
 
     /// As [`World::new`], with everybody in the cluster.
@@ -192,16 +195,25 @@ impl World {
 
     /// Gives a command to the first shard of a node, as its server API does.
     pub(super) fn command(&mut self, node: usize, command: Command) -> Outcome {
-        let host = node * usize::from(self.shards);
-        self.feed(host, Event::Command { ticket: 1, command });
-        self.settle();
+        self.begin_command(node, command);
         for _ in 0..20 {
-            if !self.hosts[host].answers.is_empty() {
-                break;
+            if let Some(outcome) = self.outcome(node) {
+                return outcome;
             }
             self.pass(100);
         }
-        self.hosts[host].answers.pop().expect("an answer").1
+        panic!("no answer");
+    }
+
+    pub(super) fn begin_command(&mut self, node: usize, command: Command) {
+        let host = node * usize::from(self.shards);
+        self.feed(host, Event::Command { ticket: 1, command });
+        self.settle();
+    }
+
+    /// What a node has answered to a command, if it has.
+    pub(super) fn outcome(&mut self, node: usize) -> Option<Outcome> {
+        self.hosts[node * usize::from(self.shards)].answers.pop().map(|(_, outcome)| outcome)
     }
 
     /// A service publishes on the bus.
@@ -268,7 +280,7 @@ impl World {
 
     /// Answers everything that was kept.
     pub(super) fn unhang(&mut self) {
-        self.hangs = false;
+        (self.hangs, self.subscribes_late) = (false, false);
         for (host, outgoing) in std::mem::take(&mut self.kept) {
             self.carry_out(host, outgoing);
         }
@@ -311,7 +323,7 @@ impl World {
         while let Some(action) = self.hosts[host].shard.next_action() {
             busy = true;
             match action {
-                Action::Bus(outgoing) if self.hangs => self.kept.push_back((host, outgoing)),
+                Action::Bus(outgoing) if self.keeps(&outgoing) => self.kept.push_back((host, outgoing)),
                 Action::Bus(outgoing) => self.carry_out(host, outgoing),
                 Action::CommandDone { ticket, outcome } => self.hosts[host].answers.push((ticket, *outcome)),
                 Action::Close { conn } => drop(self.hosts[host].closed.insert(conn.slot)),
@@ -320,6 +332,10 @@ impl World {
             }
         }
         busy
+    }
+
+    fn keeps(&self, outgoing: &Outgoing) -> bool {
+        self.hangs || self.subscribes_late && matches!(outgoing, Outgoing::Agent(AgentAction::Channel(_)))
     }
 
     fn carry_out(&mut self, host: usize, outgoing: Outgoing) {
