@@ -82,6 +82,26 @@ pub enum Then {
         /// Its connection.
         conn: ConnectionId,
     },
+    /// It is told that a user has come, or has gone.
+    Announce {
+        /// The home of the user.
+        to: ShardId,
+        /// The user.
+        user: Box<str>,
+        /// Come, or gone.
+        enters: bool,
+    },
+}
+
+/// How the members of a room are told that a user has come or gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// They are not: the room is too large.
+    Nobody,
+    /// By the room's home, which does not hear the room on the bus.
+    ByHome,
+    /// On the room's channel: this node hears it like others.
+    ByBus,
 }
 
 /// The node's lease in the cluster, as its shards know it.
@@ -159,6 +179,26 @@ pub enum Envelope {
         message_id: MessageId,
         /// Who wants to know that it was accepted.
         reply: Option<ReplyTo>,
+    },
+    /// In a cluster, from the home of a room to that of a user: how it is told that the user has come into it, or has left.
+    Coming {
+        /// The user.
+        user: Box<str>,
+        /// The room.
+        room: Box<str>,
+        /// Come, or gone.
+        enters: bool,
+        /// How.
+        telling: Telling,
+    },
+    /// To the home of a room: tell its members that a user has come, or has gone.
+    Announce {
+        /// The room.
+        room: Box<str>,
+        /// The user.
+        user: Box<str>,
+        /// Come, or gone.
+        enters: bool,
     },
     /// From the home of a topic to a shard with connections in it: deliver to those.
     Deliver {
@@ -297,6 +337,8 @@ impl Envelope {
             | Envelope::Count { .. }
             | Envelope::Confirm { .. }
             | Envelope::InRoom { .. }
+            | Envelope::Coming { .. }
+            | Envelope::Announce { .. }
             | Envelope::Standing(_)
             | Envelope::Credit { .. } => 0,
         }

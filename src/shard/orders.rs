@@ -4,7 +4,7 @@ use crate::cluster::inquiry::Said;
 use crate::error::CloseReason;
 use crate::ids::ShardId;
 use crate::protocol::command::{Order, Place, Present, Report, ShardInfo, Tally, Whom};
-use crate::protocol::envelope::{Census, Envelope, Publication, Then, Topic};
+use crate::protocol::envelope::{Census, Envelope, Publication, Telling, Then, Topic};
 use crate::protocol::reply::Status;
 use crate::shard::Shard;
 use crate::shard::cluster::Fate;
@@ -78,17 +78,21 @@ impl Shard {
         }
         match concerned {
             true => self.confirm_membership(room, enter, then, now),
-            false => self.go_on_with(then, false, now),
+            false => self.go_on_with(then, room, false, now),
         }
     }
 
     /// Does what has waited for a room's home. `local`: other nodes may not know yet.
-    pub(super) fn go_on_with(&mut self, then: Then, local: bool, now: Now) {
+    pub(super) fn go_on_with(&mut self, then: Then, room: &str, local: bool, now: Now) {
         match then {
             Then::Report { to, ticket, report } => self.confirm(to, ticket, *report, None, now),
             Then::Tell { channel, ticket, connections } => {
                 let asker = Asker::Node { channel: channel.into(), ticket };
                 self.answer_node(&asker, Said::Connections(connections), now);
+            }
+            Then::Announce { to, user, enters } => {
+                let telling = if local { Telling::ByHome } else { Telling::ByBus };
+                self.decide_coming(to, user, room.into(), enters, telling, now);
             }
             Then::Begin { conn } if conn.shard == self.id => self.session_in_room(conn, local, now),
             Then::Begin { conn } => self.relay.send(conn.shard, Envelope::InRoom { conn, local }, None),

@@ -1,5 +1,5 @@
-//! What a client is told only when the cluster knows: `auth:ok` after the location write and the subscriptions to the rooms that its token
-//! names, the `ok` of `join` and `subscribe` after the subscription. For `redis.timeout` at most; then, and at once while the bus is not up,
+//! What a client is told only when the cluster knows: `auth:ok` after the location write and the subscriptions for its user and to the rooms that
+//! its token names, the `ok` of `join` and `subscribe` after the subscription. For `redis.timeout` at most; then, and at once while the bus is not up,
 //! it is told with `"local":true`.
 //!
 //! Services wait for the subscription as well, where they put somebody into a room. For half of that time: whoever asks from another node
@@ -38,17 +38,10 @@ pub(in crate::shard) enum Admission {
 struct Newcomer {
     conn: ConnectionId,
     id: Option<RequestId>,
-    registered: bool,
     rooms_missing: usize,
     /// The cluster does not know of some of it.
     local: bool,
     deadline_ms: u64,
-}
-
-impl Newcomer {
-    fn is_known(&self) -> bool {
-        self.registered && self.rooms_missing == 0
-    }
 }
 
 /// Something that waits for a channel.
@@ -123,7 +116,7 @@ impl Shard {
         match &self.cluster {
             None => Admission::Now { local: false },
             Some(cluster) if !cluster.is_usable(now) => Admission::Now { local: true },
-            Some(cluster) if rooms.is_empty() && cluster.agent.is_registered(user) => Admission::Now { local: false },
+            Some(cluster) if rooms.is_empty() && cluster.knows(user) => Admission::Now { local: false },
             Some(_) => Admission::Later,
         }
     }
@@ -134,9 +127,8 @@ impl Shard {
         let conn = self.connections.id(slot);
         let user = self.users.get(self.connections.row(slot).user).name.clone();
         let Some(cluster) = &mut self.cluster else { return };
-        let (registered, rooms_missing) = (cluster.agent.is_registered(&user), rooms.len());
         let deadline_ms = now.mono_ms + cluster.timeout_ms;
-        let newcomer = Newcomer { conn, id, registered, rooms_missing, local: false, deadline_ms };
+        let newcomer = Newcomer { conn, id, rooms_missing: rooms.len(), local: false, deadline_ms };
         cluster.waiting.deadlines[Patience::Client as usize].push_back((deadline_ms, What::User(user.clone())));
         cluster.waiting.users.entry(user.clone()).or_default().push(newcomer);
         for room in rooms {
@@ -156,20 +148,14 @@ impl Shard {
         if let Some(newcomer) = waiting.and_then(|all| all.iter_mut().find(|newcomer| newcomer.conn == conn)) {
             newcomer.rooms_missing = newcomer.rooms_missing.saturating_sub(1);
             newcomer.local |= local;
-            self.begin_those_known(&user, now);
+            self.user_settled(&user, now);
         }
     }
 
-    /// The registry has this user's row.
+    /// The registry has this user's row, or the user's channel is subscribed to.
     pub(super) fn user_settled(&mut self, user: &str, now: Now) {
-        let waiting = self.cluster.as_mut().and_then(|cluster| cluster.waiting.users.get_mut(user));
-        waiting.into_iter().flatten().for_each(|newcomer| newcomer.registered = true);
-        self.begin_those_known(user, now);
-    }
-
-    fn begin_those_known(&mut self, user: &str, now: Now) {
-        let Some(cluster) = &mut self.cluster else { return };
-        for newcomer in take_where(&mut cluster.waiting.users, user, Newcomer::is_known) {
+        let Some(cluster) = self.cluster.as_mut().filter(|cluster| cluster.knows(user)) else { return };
+        for newcomer in take_where(&mut cluster.waiting.users, user, |newcomer| newcomer.rooms_missing == 0) {
             self.begin_now(newcomer, now);
         }
     }
@@ -197,25 +183,31 @@ impl Shard {
     }
 
     /// At the home of a room: goes on when what was done to a user's membership is in force. Who was put in is reached from other nodes when
-    /// this one hears the room; who was taken out is reached no more already.
-    pub(in crate::shard) fn confirm_membership(&mut self, room: &str, enter: bool, then: Then, now: Now) {
-        // Where they have left again, nothing is subscribed to.
-        let waits = enter && self.homes.find(Topic::Room, room).is_some();
-        let Some(cluster) = &mut self.cluster else { return self.go_on_with(then, false, now) };
+    /// this one `hears` the room; who was taken out is reached no more already.
+    pub(in crate::shard) fn confirm_membership(&mut self, room: &str, hears: bool, then: Then, now: Now) {
+        // Where all have left again, nothing is subscribed to.
+        let waits = hears && self.homes.find(Topic::Room, room).is_some();
+        let Some(cluster) = &mut self.cluster else { return self.go_on_with(then, room, false, now) };
         let usable = cluster.is_usable(now);
         let channel = topic_channel(Topic::Room, room);
         if !usable || !waits || cluster.agent.is_listening(&channel) {
-            return self.go_on_with(then, !usable, now);
+            return self.go_on_with(then, room, !usable, now);
         }
         let (patience, wait_ms) = match then {
             Then::Begin { .. } => (Patience::Client, cluster.timeout_ms),
-            Then::Report { .. } | Then::Tell { .. } => (Patience::Service, cluster.timeout_ms / 2),
+            Then::Report { .. } | Then::Tell { .. } | Then::Announce { .. } => {
+                (Patience::Service, cluster.timeout_ms / 2)
+            }
         };
         cluster.waiting.wait_for_channel(&channel, Entering::Member(then), patience, wait_ms, now);
     }
 
     /// A channel is subscribed to.
     pub(super) fn channel_settled(&mut self, channel: &str, now: Now) {
+        if let Some(("user", user)) = channel.split_once(':') {
+            self.user_settled(user, now);
+            return self.comings_heard(user, now);
+        }
         let waiting = self.cluster.as_mut().and_then(|cluster| cluster.waiting.channels.remove(channel));
         for entrant in waiting.into_iter().flatten() {
             self.entered(channel, entrant, false, now);
@@ -225,6 +217,7 @@ impl Shard {
     /// The bus is not up: nobody waits for it.
     pub(super) fn nobody_waits_any_more(&mut self, now: Now) {
         self.stop_waiting(u64::MAX, now);
+        self.tell_all_comings(now);
     }
 
     pub(super) fn waited_too_long(&mut self, now: Now) {
@@ -272,13 +265,13 @@ impl Shard {
     }
 
     fn entered(&mut self, channel: &str, entrant: Entrant, local: bool, now: Now) {
+        let name = channel.split_once(':').map_or("", |(_, name)| name);
         match entrant.what {
             Entering::Request(reply, topic) => {
-                let name = channel.split_once(':').map_or("", |(_, name)| name);
                 let fields = crate::protocol::OkFields { local, ..place_fields(topic, name) };
                 self.reply(Some(reply), &fields, None, now);
             }
-            Entering::Member(then) => self.go_on_with(then, local, now),
+            Entering::Member(then) => self.go_on_with(then, name, local, now),
         }
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct World {
     pub(super) hangs: bool,
     /// Of what is asked of it, only subscriptions are kept.
     pub(super) subscribes_late: bool,
+    /// A node that does nothing for now.
+    pub(super) stopped: Option<usize>,
     /// Nodes that take nobody any more.
     retired: BTreeSet<usize>,
     kept: VecDeque<(usize, Outgoing)>,
@@ -96,8 +98,8 @@ impl World {
             }
         }
         let (redis, kept) = (Redis::default(), VecDeque::new());
-        let (hangs, subscribes_late, retired) = (false, false, BTreeSet::new());
-        World { redis, hosts, settings, now, up: true, hangs, subscribes_late, retired, kept, shards }
+        let (up, hangs, subscribes_late, stopped, retired) = (true, false, false, None, BTreeSet::new());
+        World { redis, hosts, settings, now, up, hangs, subscribes_late, stopped, retired, kept, shards }
     }
 
     /// As [`World::new`], with everybody in the cluster.
@@ -109,6 +111,11 @@ impl World {
             assert_eq!(host.shard.gauges().bus_nodes as usize, nodes);
         }
         world
+    }
+
+    /// As a node is configured, for what is to be changed.
+    pub(super) fn settings(&self, node: usize) -> Settings {
+        settings(self.settings[node].config.cluster.routing, node, self.shards)
     }
 
     /// A user connects to a node; what is said is not looked at.
@@ -252,8 +259,10 @@ impl World {
         for _ in 0..ms.div_ceil(100) {
             self.advance(100);
             for host in 0..self.hosts.len() {
-                self.feed(host, Event::Tick);
-                self.tick_bus(host);
+                if self.stopped != Some(self.hosts[host].node) {
+                    self.feed(host, Event::Tick);
+                    self.tick_bus(host);
+                }
             }
             self.settle();
         }
@@ -286,6 +295,20 @@ impl World {
         }
     }
 
+    /// Answers what a shard has asked first and is kept.
+    pub(super) fn carry_out_one(&mut self, host: usize) {
+        if let Some(at) = self.kept.iter().position(|(of, _)| *of == host)
+            && let Some((_, outgoing)) = self.kept.remove(at)
+        {
+            self.carry_out(host, outgoing);
+        }
+    }
+
+    /// One turn of one shard.
+    pub(super) fn turn(&mut self, host: usize) {
+        self.step(host);
+    }
+
     fn advance(&mut self, ms: u64) {
         self.now.mono_ms += ms;
         self.now.boot_ms += ms;
@@ -299,6 +322,9 @@ impl World {
 
     /// One turn of a shard; whether there was anything to do.
     fn step(&mut self, host: usize) -> bool {
+        if self.stopped == Some(self.hosts[host].node) {
+            return false;
+        }
         let mut busy = false;
         while let Some(incoming) = self.hosts[host].inbox.pop_front() {
             self.feed(host, Event::Bus(incoming));
