@@ -15,6 +15,7 @@
 //! | rooms and channels of a shard | [`LOCAL_TOPICS_MAX`]; so the homes hold as many on average, as names are spread by a keyed hash | `unavailable` | `rooms`, `channels`, `home_rooms`, `home_channels` |
 //! | connections of a user | `session.max_per_user` | the oldest is closed, 4004 | closes `replaced` |
 //! | presence questions | [`PRESENCE_QUESTIONS_MAX`] open per shard, of [`PRESENCE_USERS_MAX`] names | `unavailable` | `presence` |
+//! | comings and goings in rooms, until other nodes have said whether the user is there | [`ROOM_COMINGS_MAX`] per shard | they are told without asking | `comings`, `rooms_unasked` |
 //! | messages to other nodes | [`EXCHANGE_MESSAGES_MAX`], [`EXCHANGE_BYTES_MAX`] per shard until they are answered; [`EXCHANGE_PER_DESTINATION_MAX`], [`EXCHANGE_WAITING_PER_USER_MAX`] | `unavailable` | `exchange_unavailable` |
 //! | what is remembered of other nodes | [`ROUTES_MAX`], [`EXCHANGE_ORIGINS_MAX`], [`EXCHANGE_MOVED_PER_ORIGIN_MAX`], [`EXCHANGE_REMEMBERED_MAX`], [`EXCHANGE_STRANGERS_MAX`], [`MOVING_TOLD_MAX`] per shard | the oldest is forgotten: a look-up more | |
 //! | user agents | [`USER_AGENTS_MAX`] distinct ones per shard, of [`USER_AGENT_BYTES_MAX`] | new ones are not kept | |
@@ -140,6 +141,10 @@ pub const BUS_UNANSWERED_MAX: usize = 4096;
 pub const BUS_PUBLISHED_MAX: usize = 16_384;
 /// Bytes of these.
 pub const BUS_PUBLISHED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Comings and goings of users in rooms that one shard asks other nodes about; over it they are told without asking.
+pub const ROOM_COMINGS_MAX: usize = 4096;
+/// Questions of other nodes about one of them that wait for it; over it they are answered at once.
+pub const ROOM_COMINGS_OWED_MAX: usize = 256;
 /// Envelopes from the bus that wait for another shard; over it they are given up.
 pub const BUS_ENVELOPES_MAX: usize = 16_384;
 /// Bytes of questions to services that wait for an answer, of each kind; over it they count as not answered.

@@ -181,6 +181,7 @@ fn feed_gauge(figure: &Figure, shard: &str, value: u64) {
         "outstanding" => ("ringgate_mesh_envelopes_outstanding".to_owned(), value as f64),
         "presence" => ("ringgate_presence_questions".to_owned(), value as f64),
         "commands" => ("ringgate_api_commands".to_owned(), value as f64),
+        "comings" => ("ringgate_rooms_asking".to_owned(), value as f64),
         "connections" | "users" | "sessions" => (format!("ringgate_{}", figure.names[0]), value as f64),
         "connecting" | "authenticating" | "moving" | "echoing" | "closing" | "throttled" | "paused_by_pressure"
         | "asking" => (format!("ringgate_connections_{}", figure.names[0]), value as f64),

@@ -3,6 +3,8 @@
 //! A question goes to the channel of what it is about, so it reaches whoever has it; each answers to the channel of the shard that asked. The
 //! asking node hears its own questions too and answers them with nothing: so there are as many answers as connections that heard.
 //!
+//! What a node tells the members of a room on all nodes, of users who come and go, is of this kind too.
+//!
 //! The first byte tells these from [parcels](super::parcel) and from the JSON of services.
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,13 @@ pub enum Inquiry<'a> {
         #[serde(borrow)]
         said: Said<'a>,
     },
+    /// On the channel of a room, for its members: the user has come in, or has left.
+    Notice {
+        /// The user.
+        user: &'a str,
+        /// Come, or gone.
+        enters: bool,
+    },
 }
 
 /// What is asked.
@@ -65,6 +74,11 @@ pub enum What<'a> {
         room: &'a str,
         /// In, or out.
         enter: bool,
+    },
+    /// Whether the user is in this room: with a connection or more, or with none.
+    InRoom {
+        /// The room.
+        room: &'a str,
     },
 }
 
@@ -96,7 +110,8 @@ impl<'a> Inquiry<'a> {
         }
         let (inquiry, after): (Self, _) = postcard::take_from_bytes(rest).ok()?;
         let valid = match &inquiry {
-            Inquiry::Ask { what: What::Member { room, .. }, .. } => valid_name(room),
+            Inquiry::Ask { what: What::Member { room, .. } | What::InRoom { room }, .. } => valid_name(room),
+            Inquiry::Notice { user, .. } => valid_name(user),
             Inquiry::Ask { what: What::Disconnect { reason, .. }, .. } => reason.len() <= 123,
             Inquiry::Tell { said: Said::Present { users, .. }, .. } => {
                 users.len() <= PRESENCE_USERS_MAX && users.iter().all(|(user, _)| valid_name(user))
@@ -128,6 +143,8 @@ mod tests {
             ask(What::Connections),
             ask(What::Disconnect { code: 4003, reason: "bye" }),
             ask(What::Member { room: "r", enter: true }),
+            ask(What::InRoom { room: "r" }),
+            Inquiry::Notice { user: "bob", enters: true },
             tell(Said::Nothing),
             tell(Said::Connections(5)),
             tell(present),
@@ -140,5 +157,7 @@ mod tests {
             assert_eq!(Inquiry::decode(&[&bytes[..], b"x"].concat()), None);
         }
         assert_eq!(Inquiry::decode(&ask(What::Member { room: "", enter: true }).encode()), None);
+        assert_eq!(Inquiry::decode(&ask(What::InRoom { room: "a\nb" }).encode()), None);
+        assert_eq!(Inquiry::decode(&Inquiry::Notice { user: "", enters: false }.encode()), None);
     }
 }

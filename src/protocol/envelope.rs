@@ -56,6 +56,54 @@ pub struct Census {
     pub connections: u32,
 }
 
+/// What waits until a room's home knows who has come or gone.
+#[derive(Debug)]
+pub enum Then {
+    /// The shard that gave an order hears what came of it.
+    Report {
+        /// That shard.
+        to: ShardId,
+        /// Its number of the command.
+        ticket: u32,
+        /// What came of it.
+        report: Box<Report>,
+    },
+    /// Another node hears of how many connections it was true.
+    Tell {
+        /// The channel of the shard that asked.
+        channel: Box<str>,
+        /// Its number of the question.
+        ticket: u32,
+        /// Connections that were put in or taken out.
+        connections: u32,
+    },
+    /// A session that was put in begins.
+    Begin {
+        /// Its connection.
+        conn: ConnectionId,
+    },
+    /// It is told that a user has come, or has gone.
+    Announce {
+        /// The home of the user.
+        to: ShardId,
+        /// The user.
+        user: Box<str>,
+        /// Come, or gone.
+        enters: bool,
+    },
+}
+
+/// How the members of a room are told that a user has come or gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// They are not: the room is too large.
+    Nobody,
+    /// By the room's home, which does not hear the room on the bus.
+    ByHome,
+    /// On the room's channel: this node hears it like others.
+    ByBus,
+}
+
 /// The node's lease in the cluster, as its shards know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -136,6 +184,26 @@ pub enum Envelope {
         /// Who wants to know that it was accepted.
         reply: Option<ReplyTo>,
     },
+    /// In a cluster, from the home of a room to that of a user: how it is told that the user has come into it, or has left.
+    Coming {
+        /// The user.
+        user: Box<str>,
+        /// The room.
+        room: Box<str>,
+        /// Come, or gone.
+        enters: bool,
+        /// How.
+        telling: Telling,
+    },
+    /// To the home of a room: tell its members that a user has come, or has gone.
+    Announce {
+        /// The room.
+        room: Box<str>,
+        /// The user.
+        user: Box<str>,
+        /// Come, or gone.
+        enters: bool,
+    },
     /// From the home of a topic to a shard with connections in it: deliver to those.
     Deliver {
         /// Room or channel.
@@ -204,14 +272,21 @@ pub enum Envelope {
         /// What came of it.
         report: Box<Report>,
     },
-    /// To the home of a topic: everything before this is done there, so pass the answer on to the shard that asked.
+    /// To the home of a room: everything before this is done there, so go on with what waits for it.
     Confirm {
-        /// The shard that asked.
-        to: ShardId,
-        /// Its number of the command.
-        ticket: u32,
-        /// What came of it.
-        report: Box<Report>,
+        /// The room.
+        room: Box<str>,
+        /// Somebody was put in: in a cluster it waits until this node hears the room.
+        enter: bool,
+        /// What waits.
+        then: Then,
+    },
+    /// To the shard of a session that waits for the rooms it was put in: one of them is confirmed.
+    InRoom {
+        /// Its connection.
+        conn: ConnectionId,
+        /// Other nodes may not know yet.
+        local: bool,
     },
     /// From the shard that has the lease of the node: how it stands.
     Standing(Option<Standing>),
@@ -253,7 +328,9 @@ impl Envelope {
             Envelope::Answer { frame, .. } => frame.len(),
             Envelope::Counted { users, .. } => users.iter().map(|(name, _)| name.len() + 24).sum(),
             Envelope::Order { order, .. } => order.payload_bytes(),
-            Envelope::Report { report, .. } | Envelope::Confirm { report, .. } => report.payload_bytes(),
+            Envelope::Report { report, .. } | Envelope::Confirm { then: Then::Report { report, .. }, .. } => {
+                report.payload_bytes()
+            }
             Envelope::Question { question, .. } => question.body.len(),
             Envelope::Verdict { verdict, .. } => verdict.payload_bytes(),
             Envelope::MayConnect { .. }
@@ -262,6 +339,10 @@ impl Envelope {
             | Envelope::Leave { .. }
             | Envelope::Presence { .. }
             | Envelope::Count { .. }
+            | Envelope::Confirm { .. }
+            | Envelope::InRoom { .. }
+            | Envelope::Coming { .. }
+            | Envelope::Announce { .. }
             | Envelope::Standing(_)
             | Envelope::Credit { .. } => 0,
         }

@@ -166,6 +166,12 @@ counters! {
     bus_malformed,
     /// Messages of the bus given up because a shard of this node takes no more.
     bus_shed,
+    /// Questions to other nodes whether a user who came into a room or left it is in it there.
+    rooms_asked,
+    /// Of those, questions that were not answered in time: it was told all the same.
+    rooms_unanswered,
+    /// Comings and goings that were told without asking other nodes: the bus was not up, or too many questions were open.
+    rooms_unasked,
     /// Connections told to go to the node that their user belongs on.
     told_to_move,
     /// Requests to /route that were answered with a node.

@@ -129,6 +129,8 @@ pub struct Held {
     pub presence: usize,
     /// Commands of the server API, and searches for it, that wait for other shards or for the driver.
     pub commands: usize,
+    /// Comings and goings in rooms that other nodes are asked about.
+    pub comings: usize,
 }
 
 impl Held {
@@ -144,6 +146,7 @@ impl Held {
         f("outstanding", "Envelopes that other shards have not finished with.", self.outstanding);
         f("presence", "Presence questions that wait for other shards.", self.presence as u64);
         f("commands", "Commands of the server API under way.", self.commands as u64);
+        f("comings", "Comings and goings in rooms that other nodes are asked about.", self.comings as u64);
     }
 }
 
@@ -329,6 +332,7 @@ impl Shard {
             outstanding: self.relay.outstanding(),
             presence: self.presence.len(),
             commands: self.commands.len(),
+            comings: self.cluster.as_ref().map_or(0, |cluster| cluster.comings()),
         }
     }
 

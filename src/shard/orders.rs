@@ -1,12 +1,14 @@
 //! The server API at the shards that carry it out.
 
+use crate::cluster::inquiry::Said;
 use crate::error::CloseReason;
 use crate::ids::ShardId;
 use crate::protocol::command::{Order, Place, Present, Report, ShardInfo, Tally, Whom};
-use crate::protocol::envelope::{Census, Envelope, Publication, Topic};
+use crate::protocol::envelope::{Census, Envelope, Publication, Telling, Then, Topic};
 use crate::protocol::reply::Status;
 use crate::shard::Shard;
 use crate::shard::cluster::Fate;
+use crate::shard::presence::Asker;
 use crate::shard::relay::Debt;
 use crate::shard::routing::target;
 use crate::shard::row::State;
@@ -18,8 +20,9 @@ impl Shard {
         let debt = self.relay.debt(from, order.payload_bytes());
         let report = match order {
             Order::Member { user, room, enter } => {
-                let report = Report::Connections(self.set_member(&user, &room, enter, now));
-                return self.report_membership(from, number, &room, report, debt, now);
+                let report = Box::new(Report::Connections(self.set_member(&user, &room, enter, now)));
+                let then = Then::Report { to: from, ticket: number, report };
+                return self.after_membership(&user, &room, enter, then, Some(debt), now);
             }
             Order::ToUsers(users, publication, message_id) if self.cluster.is_some() => {
                 self.send_to_users(&users, &publication, message_id, from, number, now);
@@ -54,13 +57,45 @@ impl Shard {
         self.confirm(to, number, report, Some(debt), now);
     }
 
-    /// Answers by way of the room's home, behind what has just been sent there: whoever hears that somebody is in a room reaches them.
-    fn report_membership(&mut self, to: ShardId, number: u32, room: &str, report: Report, debt: Debt, now: Now) {
+    /// Goes on by way of the room's home, behind what has just been sent there: whoever hears that a user is in a room reaches them.
+    pub(super) fn after_membership(
+        &mut self,
+        user: &str,
+        room: &str,
+        enter: bool,
+        then: Then,
+        debt: Option<Debt>,
+        now: Now,
+    ) {
         let home = self.settings.homes.topic(Topic::Room, room);
-        if home == self.id {
-            self.report(to, number, report, debt, now);
-        } else {
-            self.relay.send(home, Envelope::Confirm { to, ticket: number, report: Box::new(report) }, Some(debt));
+        // Of who is not here, nothing was sent there.
+        let concerned = self.users.find(user).is_some();
+        if concerned && home != self.id {
+            return self.relay.send(home, Envelope::Confirm { room: room.into(), enter, then }, debt);
+        }
+        if let Some(debt) = debt {
+            self.settle(debt, now);
+        }
+        match concerned {
+            true => self.confirm_membership(room, enter, then, now),
+            false => self.go_on_with(then, room, false, now),
+        }
+    }
+
+    /// Does what has waited for a room's home. `local`: other nodes may not know yet.
+    pub(super) fn go_on_with(&mut self, then: Then, room: &str, local: bool, now: Now) {
+        match then {
+            Then::Report { to, ticket, report } => self.confirm(to, ticket, *report, None, now),
+            Then::Tell { channel, ticket, connections } => {
+                let asker = Asker::Node { channel: channel.into(), ticket };
+                self.answer_node(&asker, Said::Connections(connections), now);
+            }
+            Then::Announce { to, user, enters } => {
+                let telling = if local { Telling::ByHome } else { Telling::ByBus };
+                self.decide_coming(to, user, room.into(), enters, telling, now);
+            }
+            Then::Begin { conn } if conn.shard == self.id => self.session_in_room(conn, local, now),
+            Then::Begin { conn } => self.relay.send(conn.shard, Envelope::InRoom { conn, local }, None),
         }
     }
 

@@ -293,13 +293,14 @@ impl Shard {
         let row = self.connections.row_mut(slot);
         row.memberships.push(Membership { topic: index, position });
         row.filter_bytes += held;
-        let user = self.users.get(row.user).name.as_ref();
-        let first_of_user = first.then(|| Box::from(user));
+        let user = self.users.get(row.user).name.clone();
+        let first_of_user = first.then(|| Box::from(&*user));
         if held > 0 {
             self.connections.reweigh(slot);
         }
         if first {
             self.topics.user_came(index);
+            self.coming_begins(&user, topic, name, true);
             self.tell_membership(slot, topic, name, true, now);
         }
         let reply = self.reply_to(slot, id);
@@ -349,10 +350,11 @@ impl Shard {
         };
         self.connections.forget_source(slot, source);
         let last = !self.user_is_in(slot, topic, &name);
-        let user = self.connections.row(slot).user;
-        let last_of_user = last.then(|| Box::from(self.users.get(user).name.as_ref()));
+        let user = self.users.get(self.connections.row(slot).user).name.clone();
+        let last_of_user = last.then(|| Box::from(&*user));
         if last {
             self.topics.user_left(index);
+            self.coming_begins(&user, topic, &name, false);
             self.tell_membership(slot, topic, &name, false, now);
         }
         let reply = self.reply_to(slot, id);
@@ -370,6 +372,13 @@ impl Shard {
         others
             .iter()
             .any(|&other| other != slot && self.connections.row(other).memberships.iter().any(|m| m.topic == index))
+    }
+
+    /// Whether a user is in a topic with any connection of this shard.
+    pub(super) fn has_in(&self, user: &str, topic: Topic, name: &str) -> bool {
+        let (Some(index), Some(user)) = (self.topics.find(topic, name), self.users.find(user)) else { return false };
+        let mut connections = self.users.get(user).connections.iter();
+        connections.any(|&slot| self.connections.row(slot).memberships.iter().any(|m| m.topic == index))
     }
 }
 

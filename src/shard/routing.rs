@@ -7,7 +7,7 @@ use crate::ids::{ConnectionId, MessageId, ShardId};
 use crate::limits::BUS_ENVELOPES_MAX;
 use crate::protocol::class::Class;
 use crate::protocol::command::Tally;
-use crate::protocol::envelope::{Envelope, Publication, ReplyTo, Topic};
+use crate::protocol::envelope::{Envelope, Publication, ReplyTo, Telling, Then, Topic};
 use crate::protocol::reply::{self, OkFields, Status};
 use crate::protocol::tags::Tags;
 use crate::shard::Shard;
@@ -47,22 +47,19 @@ impl Shard {
                 if census.connections == 1 {
                     self.topic_came(topic, &name, now);
                 }
-                if let Some(user) = first_of_user.filter(|_| self.announces(topic, census.users)) {
-                    self.announce(&name, &user, reply::user_joined, &debt, now);
+                if let Some(user) = first_of_user {
+                    self.came_or_went(from, topic, &name, user, true, &debt, now);
                 }
                 self.reply_when_listening(topic, &name, reply, &debt, now);
                 self.settle(debt, now);
             }
             Envelope::Leave { topic, name, last_of_user, reply } => {
                 let debt = self.relay.debt(from, bytes);
-                let left = self.homes.leave(topic, &name, from, last_of_user.is_some()).map(|t| t.census());
-                // Other nodes may have members where this one has none left.
-                let somebody = left.is_some() || self.cluster.is_some();
-                let users = left.map_or(0, |census| census.users);
-                if let Some(user) = last_of_user.filter(|_| somebody && self.announces(topic, users)) {
-                    self.announce(&name, &user, reply::user_left, &debt, now);
+                let emptied = self.homes.leave(topic, &name, from, last_of_user.is_some()).is_none();
+                if let Some(user) = last_of_user {
+                    self.came_or_went(from, topic, &name, user, false, &debt, now);
                 }
-                if left.is_none() {
+                if emptied {
                     self.topic_left(topic, &name, now);
                 }
                 self.reply(reply, &place_fields(topic, &name), Some(&debt), now);
@@ -106,7 +103,12 @@ impl Shard {
                 }
             }
             Envelope::Order { ticket, order } => self.ordered(from, ticket, *order, now),
-            Envelope::Confirm { to, ticket, report } => self.confirm(to, ticket, *report, None, now),
+            Envelope::Confirm { room, enter, then } => self.confirm_membership(&room, enter, then, now),
+            Envelope::InRoom { conn, local } => self.session_in_room(conn, local, now),
+            Envelope::Coming { user, room, enters, telling } => {
+                self.coming_decided(&user, &room, enters, telling, now);
+            }
+            Envelope::Announce { room, user, enters } => self.announce(&room, &user, enters, now),
             Envelope::Report { ticket, report } => self.reported(ticket, *report, now),
             Envelope::Standing(standing) => self.standing_changed(standing, now),
             Envelope::Question { conn, number, question } => {
@@ -259,32 +261,51 @@ impl Shard {
         tally
     }
 
-    /// Whether coming and going is told in a room of that many users.
-    fn announces(&self, topic: Topic, users: u32) -> bool {
+    /// Whether coming and going is told in a room of that many users of this node.
+    fn announces(&self, users: u32) -> bool {
         let max = self.settings.config.rooms.announce_max;
-        topic == Topic::Room && (max == 0 || users <= max)
+        max == 0 || users <= max
     }
 
-    /// Tells the members of a room that somebody came or went.
-    fn announce(
+    /// At the home of a topic: a user's first connection of this node has come in, or the last one has left. In a cluster the home of the user,
+    /// `from`, finds out whether it is told.
+    #[expect(clippy::too_many_arguments, reason = "they are the fields of one envelope")]
+    fn came_or_went(
         &mut self,
-        room: &str,
-        user: &str,
-        encode: impl FnOnce(&mut Vec<u8>, &str, &str),
+        from: ShardId,
+        topic: Topic,
+        name: &str,
+        user: Box<str>,
+        enters: bool,
         debt: &Debt,
         now: Now,
     ) {
-        let capacity = 64 + user.len() + room.len();
-        let frame = server_frame_with(Opcode::Text, capacity, |out| encode(out, user, room));
-        let frame = Vec::from(frame).into_boxed_slice();
-        let publication = Publication { frame, class: Class::Droppable, key: None, tags: None, accepted_us: None };
-        if self.cluster.is_none() {
-            return self.fan_out(Topic::Room, room, publication, None, Some(user), Some(debt), now);
+        if topic != Topic::Room {
+            return;
         }
+        let users = self.homes.find(topic, name).map_or(0, |home| home.census().users);
+        match (self.announces(users), self.cluster.is_some()) {
+            (true, false) => self.tell_members(name, &user, enters, Some(debt), now),
+            (false, false) => {}
+            (true, true) => self.confirm_membership(name, true, Then::Announce { to: from, user, enters }, now),
+            (false, true) => self.decide_coming(from, user, name.into(), enters, Telling::Nobody, now),
+        }
+    }
+
+    /// Tells the members of a room that somebody came or went, on this node, and then on others.
+    pub(super) fn announce(&mut self, room: &str, user: &str, enters: bool, now: Now) {
+        let publication = notice(room, user, enters);
         let message_id = self.message_ids.next(now.unix_ms);
         let parcel = self.parcel(Target::Room(room), &publication, message_id, Some(user), now);
-        self.fan_out(Topic::Room, room, publication, None, Some(user), Some(debt), now);
+        self.fan_out(Topic::Room, room, publication, None, Some(user), None, now);
         self.publish_to_topic(Topic::Room, room, parcel, Fate::Untold, now);
+    }
+
+    /// Tells the members of a room on this node that somebody came or went.
+    pub(super) fn tell_members(&mut self, room: &str, user: &str, enters: bool, debt: Option<&Debt>, now: Now) {
+        if self.homes.find(Topic::Room, room).is_some() {
+            self.fan_out(Topic::Room, room, notice(room, user, enters), None, Some(user), debt, now);
+        }
     }
 
     /// What an outbox conflates by.
@@ -328,6 +349,17 @@ impl Shard {
             None => self.connections.counters.envelopes_stale += 1,
         }
     }
+}
+
+/// What the members of a room are told of somebody who came or went.
+fn notice(room: &str, user: &str, enters: bool) -> Publication {
+    let capacity = 64 + user.len() + room.len();
+    let frame = server_frame_with(Opcode::Text, capacity, |out| match enters {
+        true => reply::user_joined(out, user, room),
+        false => reply::user_left(out, user, room),
+    });
+    let frame = Vec::from(frame).into_boxed_slice();
+    Publication { frame, class: Class::Droppable, key: None, tags: None, accepted_us: None }
 }
 
 /// A topic as other nodes are told of it.

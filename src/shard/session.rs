@@ -115,7 +115,7 @@ impl Shard {
         row.expires_unix_s = claims.expires_unix_s.unwrap_or(0);
         row.permissions = claims.permissions.map(Rc::new);
         self.schedule(slot, now);
-        let local = matches!(self.admission(&claims.user, now), Admission::Now { local: true });
+        let local = matches!(self.admission(&claims.user, &[], now), Admission::Now { local: true });
         self.welcome(slot, local, now);
         self.answer_ok(slot, id.as_ref(), &OkFields::default(), now);
         self.join_claimed(slot, &claims.rooms, now);
@@ -231,9 +231,9 @@ impl Shard {
         if self.users.get(user).connections.len() == 1 {
             self.user_came(&claims.user, now);
         }
-        match self.admission(&claims.user, now) {
+        match self.admission(&claims.user, &claims.rooms, now) {
             Admission::Now { local } => self.begin(slot, id, &claims.rooms, local, now),
-            Admission::Later => self.begin_later(slot, id, claims.rooms, now),
+            Admission::Later => self.begin_later(slot, id, &claims.rooms, now),
         }
     }
 

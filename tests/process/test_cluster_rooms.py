@@ -237,3 +237,18 @@ def test_services_publish_to_rooms_channels_and_all(cluster, connect, unique):
         assert client.expect("message", channel=channel)["content"] == "high"
         client.expect("broadcast", content=said)
         assert messages(client) == []
+
+
+def test_services_join_users_to_rooms_wherever_they_are(cluster, connect, unique):
+    room = unique("room")
+    devices, speaker = [connect(node, "ann") for node in cluster.nodes], connect(cluster[0], "speaker")
+    speaker.request("join", roomId=room)
+    with Admin(cluster[2]) as admin:
+        assert admin.call("join", user=devices[0].user, room=room) == {"count": 3}
+        speaker.request("message", roomId=room, content="hi")
+        for device in devices:
+            device.expect("message", content="hi")
+        assert admin.call("leave", user=devices[0].user, room=room) == {"count": 3}
+    speaker.request("message", roomId=room, content="alone")
+    speaker.fence()
+    assert [messages(device) for device in devices] == [[]] * 3

@@ -37,7 +37,7 @@ impl Shard {
         }
     }
 
-    fn malformed(&mut self) {
+    pub(super) fn malformed(&mut self) {
         self.connections.counters.bus_malformed += 1;
     }
 

@@ -1,6 +1,7 @@
 //! Questions to other nodes, and their answers: who is in a room or channel, a user's connections, and what is to be done with these.
 
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 use ahash::RandomState;
 
@@ -10,13 +11,13 @@ use crate::cluster::agent::own_channel;
 use crate::cluster::inquiry::{Inquiry, Said, What};
 use crate::limits::PRESENCE_USERS_MAX;
 use crate::protocol::command::{Place, Present, Report, Whom};
-use crate::protocol::envelope::{Census, Topic};
+use crate::protocol::envelope::{Census, Then, Topic};
 use crate::shard::Shard;
 use crate::shard::presence::Asker;
 use crate::time::Now;
 
 /// Who wants to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::shard) enum Purpose {
     /// A command of the server API, by its number here: who is there.
     Present(u32),
@@ -24,6 +25,15 @@ pub(in crate::shard) enum Purpose {
     Connections(u32),
     /// A client's question who is in a topic, by its number here.
     Topic(u32),
+    /// A user has come into a room, or left it: see [`super::comings`].
+    InRoom {
+        /// The user.
+        user: Rc<str>,
+        /// The room.
+        room: Rc<str>,
+        /// Which question about them.
+        serial: u64,
+    },
 }
 
 /// What the server API asks of other nodes.
@@ -63,6 +73,14 @@ struct Question {
     connections: u32,
 }
 
+impl Question {
+    /// Everybody who has heard it has answered, or somebody has said what is enough.
+    fn is_complete(&self) -> bool {
+        let enough = matches!(self.purpose, Purpose::InRoom { .. }) && self.connections > 0;
+        enough || self.heard.is_some_and(|heard| self.answers >= heard)
+    }
+}
+
 impl Asking {
     pub(super) fn new(hasher: &RandomState) -> Self {
         Asking { open: HashMap::with_hasher(hasher.clone()), next: 0, deadlines: VecDeque::new() }
@@ -95,7 +113,7 @@ impl Shard {
         self.ask(&topic_channel(topic, name), What::Here, Purpose::Topic(ticket), now);
     }
 
-    fn ask(&mut self, channel: &str, what: What<'_>, purpose: Purpose, now: Now) {
+    pub(super) fn ask(&mut self, channel: &str, what: What<'_>, purpose: Purpose, now: Now) {
         let question = Question { purpose, heard: None, answers: 0, present: Present::default(), connections: 0 };
         let Some(cluster) = self.cluster.as_mut() else { return self.answered(question, now) };
         let Some(standing) = cluster.agent.standing() else { return self.answered(question, now) };
@@ -126,6 +144,8 @@ impl Shard {
         {
             cluster.asking.deadlines.pop_front();
             if let Some(question) = cluster.asking.open.remove(&ticket) {
+                let in_room = matches!(question.purpose, Purpose::InRoom { .. });
+                self.connections.counters.rooms_unanswered += u64::from(in_room);
                 self.answered(question, now);
             }
         }
@@ -133,8 +153,7 @@ impl Shard {
 
     fn answer_if_complete(&mut self, ticket: u32, now: Now) {
         let Some(cluster) = &mut self.cluster else { return };
-        let complete = |q: &Question| q.heard.is_some_and(|heard| q.answers >= heard);
-        if cluster.asking.open.get(&ticket).is_some_and(complete)
+        if cluster.asking.open.get(&ticket).is_some_and(Question::is_complete)
             && let Some(question) = cluster.asking.open.remove(&ticket)
         {
             self.answered(question, now);
@@ -148,6 +167,9 @@ impl Shard {
             Purpose::Present(number) => self.reported(number, Report::Present(present), now),
             Purpose::Connections(number) => self.reported(number, Report::Connections(connections), now),
             Purpose::Topic(ticket) => self.counted(ticket, present.users, present.census, now),
+            Purpose::InRoom { user, room, serial } => {
+                self.coming_answered(&user, &room, serial, connections > 0, now);
+            }
         }
     }
 
@@ -155,6 +177,9 @@ impl Shard {
     pub(super) fn inquiry_arrived(&mut self, channel: &str, inquiry: Inquiry<'_>, now: Now) {
         match inquiry {
             Inquiry::Ask { origin, node, epoch, ticket, what } => {
+                if self.cluster.as_ref().is_some_and(|cluster| cluster.origin == origin) {
+                    return self.own_question_came(ticket, now);
+                }
                 let asker = Asker::Node { channel: shared(&own_channel(node, epoch, origin.shard)), ticket };
                 if origin.instance == self.settings.instance {
                     // What is here is counted here.
@@ -163,7 +188,22 @@ impl Shard {
                 self.asked(channel, what, asker, now);
             }
             Inquiry::Tell { ticket, node, said } => self.told(ticket, node, said, now),
+            Inquiry::Notice { user, enters } => match channel.split_once(':') {
+                Some(("room", room)) => self.tell_members(room, user, enters, None, now),
+                _ => self.malformed(),
+            },
         }
+    }
+
+    /// A question has come back to the shard that asked it: what is here is known there.
+    fn own_question_came(&mut self, ticket: u32, now: Now) {
+        let open = self.cluster.as_mut().and_then(|cluster| cluster.asking.open.get_mut(&ticket));
+        let Some(question) = open else { return };
+        question.answers += 1;
+        if let Purpose::InRoom { user, room, serial } = question.purpose.clone() {
+            self.coming_came_by(&user, &room, serial);
+        }
+        self.answer_if_complete(ticket, now);
     }
 
     fn asked(&mut self, channel: &str, what: What<'_>, asker: Asker, now: Now) {
@@ -181,8 +221,12 @@ impl Shard {
                 Said::Connections(self.disconnect(&Whom::User(user.into()), code, reason, now))
             }
             (Some(("user", user)), What::Member { room, enter }) => {
-                Said::Connections(self.set_member(user, room, enter, now))
+                let connections = self.set_member(user, room, enter, now);
+                let Asker::Node { channel, ticket } = asker else { return };
+                let then = Then::Tell { channel: Box::from(&*channel), ticket, connections };
+                return self.after_membership(user, room, enter, then, None, now);
             }
+            (Some(("user", user)), What::InRoom { room }) => return self.asked_in_room(user, room, asker, now),
             _ => Said::Nothing,
         };
         self.answer_node(&asker, said, now);

@@ -8,6 +8,7 @@
 //! | [`unicast`] | messages for users on other nodes |
 //! | [`arriving`] | what was published to this node |
 //! | [`asking`] | questions to other nodes, and their answers |
+//! | [`comings`] | who comes into rooms and who goes, once for the whole cluster |
 //! | [`moving`] | users who belong on another node, by the ring |
 //! | [`route`] | `GET /route`: where a user belongs |
 //! | [`reaping`] | cleaning up after dead nodes |
@@ -40,6 +41,7 @@ use crate::time::Now;
 
 mod arriving;
 mod asking;
+mod comings;
 mod moving;
 mod publishing;
 mod reaping;
@@ -68,6 +70,7 @@ pub(super) struct Cluster {
     unicasts: unicast::Unicasts,
     asking: asking::Asking,
     reaper: reaping::Reaper,
+    comings: comings::Comings,
     /// Where users belong, in routing `hash`.
     moving: Option<Moving>,
     /// When the leases were asked for last (boottime).
@@ -126,6 +129,7 @@ impl Cluster {
             unicasts,
             asking: asking::Asking::new(hasher),
             reaper: reaping::Reaper::new(has_lease),
+            comings: comings::Comings::new(hasher),
             moving: (routing == Routing::Hash).then(|| Moving::new(random.u64(..), hasher.clone())),
             polled_boot_ms: None,
             leaving: Leaving::Not,
@@ -141,6 +145,16 @@ impl Cluster {
     /// what is older in its sockets when it goes on.
     fn may_deliver(&self, now: Now) -> bool {
         self.agent.listens() && self.agent.standing().is_some_and(|s| now.boot_ms < s.until_ms)
+    }
+
+    /// Whether what is published for a user, or sent to where the registry has them, reaches this shard.
+    fn knows(&self, user: &str) -> bool {
+        self.agent.is_registered(user) && self.agent.is_listening(&user_channel(user))
+    }
+
+    /// Comings and goings that are not told yet.
+    pub(super) fn comings(&self) -> usize {
+        self.comings.len()
     }
 
     /// What was counted of messages to users on other nodes.
@@ -242,6 +256,7 @@ impl Shard {
         }
         self.waited_too_long(now);
         self.asked_too_long(now);
+        self.comings_too_long(now);
         self.poll_leases(now);
         self.reap(now);
         self.tick_unicasts(now);
@@ -284,12 +299,12 @@ impl Shard {
 
     /// The node ends.
     pub(super) fn leave_cluster(&mut self, now: Now) {
-        match &mut self.cluster {
-            None => self.connections.actions.push_back(Action::Left),
-            Some(cluster) => {
-                cluster.agent.leave(clock(now));
-                cluster.leaving = Leaving::Asked;
-            }
+        let Some(cluster) = &mut self.cluster else { return self.connections.actions.push_back(Action::Left) };
+        cluster.leaving = Leaving::Asked;
+        // While it still can.
+        self.tell_all_comings(now);
+        if let Some(cluster) = &mut self.cluster {
+            cluster.agent.leave(clock(now));
         }
     }
 
@@ -327,7 +342,10 @@ impl Shard {
     pub(super) fn user_left(&mut self, user: &str, now: Now) {
         if self.cluster.is_some() {
             self.tell_agent(AgentEvent::UserLeft(user), now);
-            self.tell_agent(AgentEvent::Unlisten(&user_channel(user)), now);
+            let needed = self.cluster.as_ref().is_some_and(|cluster| cluster.comings.concern(user));
+            if !needed {
+                self.tell_agent(AgentEvent::Unlisten(&user_channel(user)), now);
+            }
         }
     }
 
@@ -341,7 +359,10 @@ impl Shard {
     /// At the home of a topic: nobody of this node is in it any more.
     pub(super) fn topic_left(&mut self, topic: Topic, name: &str, now: Now) {
         if self.cluster.is_some() {
-            self.tell_agent(AgentEvent::Unlisten(&topic_channel(topic, name)), now);
+            let channel = topic_channel(topic, name);
+            self.tell_agent(AgentEvent::Unlisten(&channel), now);
+            // Who still waits to be heard there waits for nothing.
+            self.channel_settled(&channel, now);
         }
     }
 

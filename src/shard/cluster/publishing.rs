@@ -43,6 +43,15 @@ pub(in crate::shard) enum Fate {
     },
     /// A question: see [`super::asking`].
     Question(u32),
+    /// That a user has come into a room, or left it: see [`super::comings`].
+    Notice {
+        /// The user.
+        user: Box<str>,
+        /// The room.
+        room: Box<str>,
+        /// Come, or gone.
+        enters: bool,
+    },
 }
 
 /// What is published and not answered.
@@ -186,6 +195,11 @@ impl Shard {
                 self.confirm(to, number, Report::Delivered(tally), None, now);
             }
             Fate::Question(ticket) => self.question_published(ticket, heard, now),
+            Fate::Notice { user, room, enters } => {
+                if heard.is_none() {
+                    self.tell_coming_by_home(&user, &room, enters, now);
+                }
+            }
         }
     }
 

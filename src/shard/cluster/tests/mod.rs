@@ -1,6 +1,8 @@
 //! Whole shards of several nodes around a modelled bus.
 
+mod comings;
 mod events;
+mod joining;
 mod moving;
 mod world;
 

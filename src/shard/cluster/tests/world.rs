@@ -61,6 +61,10 @@ pub(super) struct World {
     pub(super) up: bool,
     /// What is asked of it is kept and not answered.
     pub(super) hangs: bool,
+    /// Of what is asked of it, only subscriptions are kept.
+    pub(super) subscribes_late: bool,
+    /// A node that does nothing for now.
+    pub(super) stopped: Option<usize>,
     /// Nodes that take nobody any more.
     retired: BTreeSet<usize>,
     kept: VecDeque<(usize, Outgoing)>,
@@ -97,7 +101,8 @@ impl World {
             }
         }
         let (redis, kept) = (Redis::default(), VecDeque::new());
-        World { redis, hosts, settings, now, up: true, hangs: false, retired: BTreeSet::new(), kept, shards }
+        let (up, hangs, subscribes_late, stopped, retired) = (true, false, false, None, BTreeSet::new());
+        World { redis, hosts, settings, now, up, hangs, subscribes_late, stopped, retired, kept, shards }
     }
 
     /// As [`World::new`], with everybody in the cluster.
@@ -109,6 +114,11 @@ impl World {
             assert_eq!(host.shard.gauges().bus_nodes as usize, nodes);
         }
         world
+    }
+
+    /// As a node is configured, for what is to be changed.
+    pub(super) fn settings(&self, node: usize) -> Settings {
+        settings(self.settings[node].config.cluster.routing, node, self.shards)
     }
 
     /// A user connects to a node; what is said is not looked at.
@@ -207,16 +217,25 @@ impl World {
 
     /// Gives a command to the first shard of a node, as its server API does.
     pub(super) fn command(&mut self, node: usize, command: Command) -> Outcome {
-        let host = node * usize::from(self.shards);
-        self.feed(host, Event::Command { ticket: 1, command });
-        self.settle();
+        self.begin_command(node, command);
         for _ in 0..20 {
-            if !self.hosts[host].answers.is_empty() {
-                break;
+            if let Some(outcome) = self.outcome(node) {
+                return outcome;
             }
             self.pass(100);
         }
-        self.hosts[host].answers.pop().expect("an answer").1
+        panic!("no answer");
+    }
+
+    pub(super) fn begin_command(&mut self, node: usize, command: Command) {
+        let host = node * usize::from(self.shards);
+        self.feed(host, Event::Command { ticket: 1, command });
+        self.settle();
+    }
+
+    /// What a node has answered to a command, if it has.
+    pub(super) fn outcome(&mut self, node: usize) -> Option<Outcome> {
+        self.hosts[node * usize::from(self.shards)].answers.pop().map(|(_, outcome)| outcome)
     }
 
     /// A service publishes on the bus.
@@ -255,8 +274,10 @@ impl World {
         for _ in 0..ms.div_ceil(100) {
             self.advance(100);
             for host in 0..self.hosts.len() {
-                self.feed(host, Event::Tick);
-                self.tick_bus(host);
+                if self.stopped != Some(self.hosts[host].node) {
+                    self.feed(host, Event::Tick);
+                    self.tick_bus(host);
+                }
             }
             self.settle();
         }
@@ -284,10 +305,24 @@ impl World {
 
     /// Answers everything that was kept.
     pub(super) fn unhang(&mut self) {
-        self.hangs = false;
+        (self.hangs, self.subscribes_late) = (false, false);
         for (host, outgoing) in std::mem::take(&mut self.kept) {
             self.carry_out(host, outgoing);
         }
+    }
+
+    /// Answers what a shard has asked first and is kept.
+    pub(super) fn carry_out_one(&mut self, host: usize) {
+        if let Some(at) = self.kept.iter().position(|(of, _)| *of == host)
+            && let Some((_, outgoing)) = self.kept.remove(at)
+        {
+            self.carry_out(host, outgoing);
+        }
+    }
+
+    /// One turn of one shard.
+    pub(super) fn turn(&mut self, host: usize) {
+        self.step(host);
     }
 
     fn advance(&mut self, ms: u64) {
@@ -303,6 +338,9 @@ impl World {
 
     /// One turn of a shard; whether there was anything to do.
     fn step(&mut self, host: usize) -> bool {
+        if self.stopped == Some(self.hosts[host].node) {
+            return false;
+        }
         let mut busy = false;
         while let Some(incoming) = self.hosts[host].inbox.pop_front() {
             self.feed(host, Event::Bus(incoming));
@@ -327,7 +365,7 @@ impl World {
         while let Some(action) = self.hosts[host].shard.next_action() {
             busy = true;
             match action {
-                Action::Bus(outgoing) if self.hangs => self.kept.push_back((host, outgoing)),
+                Action::Bus(outgoing) if self.keeps(&outgoing) => self.kept.push_back((host, outgoing)),
                 Action::Bus(outgoing) => self.carry_out(host, outgoing),
                 Action::CommandDone { ticket, outcome } => self.hosts[host].answers.push((ticket, *outcome)),
                 Action::Close { conn } => drop(self.hosts[host].closed.insert(conn.slot)),
@@ -336,6 +374,10 @@ impl World {
             }
         }
         busy
+    }
+
+    fn keeps(&self, outgoing: &Outgoing) -> bool {
+        self.hangs || self.subscribes_late && matches!(outgoing, Outgoing::Agent(AgentAction::Channel(_)))
     }
 
     fn carry_out(&mut self, host: usize, outgoing: Outgoing) {
