@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::parcel::Origin;
+use crate::ids::ConnectionId;
 use crate::limits::{NAME_BYTES_MAX, PRESENCE_USERS_MAX};
 use crate::protocol::name::valid_name;
 
@@ -66,6 +67,15 @@ pub enum What<'a> {
         /// In, or out.
         enter: bool,
     },
+    /// Close one connection of the shard whose channel the question was published to.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+        /// With this code.
+        code: u16,
+        /// And this reason.
+        reason: &'a str,
+    },
 }
 
 /// What is answered.
@@ -97,7 +107,9 @@ impl<'a> Inquiry<'a> {
         let (inquiry, after): (Self, _) = postcard::take_from_bytes(rest).ok()?;
         let valid = match &inquiry {
             Inquiry::Ask { what: What::Member { room, .. }, .. } => valid_name(room),
-            Inquiry::Ask { what: What::Disconnect { reason, .. }, .. } => reason.len() <= 123,
+            Inquiry::Ask { what: What::Disconnect { reason, .. } | What::Close { reason, .. }, .. } => {
+                reason.len() <= 123
+            }
             Inquiry::Tell { said: Said::Present { users, .. }, .. } => {
                 users.len() <= PRESENCE_USERS_MAX && users.iter().all(|(user, _)| valid_name(user))
             }
@@ -120,6 +132,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_what_is_cut_is_not() {
         let origin = Origin { instance: 9, shard: ShardId(3) };
+        let connection = ConnectionId { shard: ShardId(3), slot: 7, generation: u32::MAX };
         let ask = |what| Inquiry::Ask { origin, node: "n", epoch: 7, ticket: 4, what };
         let tell = |said| Inquiry::Tell { ticket: 4, node: "m", said };
         let present = Said::Present { users: vec![("bob", 2), ("eve", 1)], user_count: 2, connection_count: 3 };
@@ -128,6 +141,7 @@ mod tests {
             ask(What::Connections),
             ask(What::Disconnect { code: 4003, reason: "bye" }),
             ask(What::Member { room: "r", enter: true }),
+            ask(What::Close { connection, code: 4003, reason: "bye" }),
             tell(Said::Nothing),
             tell(Said::Connections(5)),
             tell(present),

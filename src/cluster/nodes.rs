@@ -49,6 +49,8 @@ pub struct Polled {
     pub node: Rc<str>,
     /// Its epoch.
     pub epoch: u64,
+    /// The number drawn at the start of the process that holds it.
+    pub instance: u32,
     /// How long the lease lives on, on the clock of Redis; 0 or less: it has run out, this long ago.
     pub remaining_ms: i64,
     /// What the node says of itself.
@@ -70,11 +72,14 @@ pub struct Nodes {
     nodes: BTreeMap<Rc<str>, Node>,
     /// Nodes and epochs that are over, and their shards.
     dead: BTreeMap<(Rc<str>, u64), u16>,
+    /// Nodes whose lease had time left and is gone without a trace: Redis may have forgotten it.
+    missing: BTreeMap<Rc<str>, Node>,
 }
 
 #[derive(Clone, Debug)]
 struct Node {
     epoch: u64,
+    instance: u32,
     until_ms: u64,
     about: About,
 }
@@ -94,17 +99,32 @@ impl Nodes {
             if before.get(&lease.node).is_none_or(|node| node.epoch != lease.epoch) {
                 changes.push(Change::Joined(lease.node.clone()));
             }
-            let node = Node { epoch: lease.epoch, until_ms: sent_boot_ms + remaining_ms, about: lease.about };
+            let until_ms = sent_boot_ms + remaining_ms;
+            let node = Node { epoch: lease.epoch, instance: lease.instance, until_ms, about: lease.about };
             self.nodes.insert(lease.node, node);
         }
-        let left = before.into_keys().filter(|node| !self.nodes.contains_key(node));
-        changes.extend(left.map(Change::Left));
+        self.missing.retain(|_, node| sent_boot_ms < node.until_ms);
+        for (name, node) in before {
+            if !self.nodes.contains_key(&name) {
+                changes.push(Change::Left(name.clone()));
+                if sent_boot_ms < node.until_ms && !self.dead.contains_key(&(name.clone(), node.epoch)) {
+                    self.missing.insert(name, node);
+                }
+            }
+        }
+        self.missing.retain(|name, _| !self.nodes.contains_key(name));
         changes
     }
 
     /// Whether rows of this node and epoch count.
     pub fn is_live(&self, node: &str, epoch: u64, boot_ms: u64) -> bool {
         self.nodes.get(node).is_some_and(|n| n.epoch == epoch && boot_ms < n.until_ms)
+    }
+
+    /// The node whose process drew this number at its start, while it lives, or may do so although Redis has forgotten it.
+    pub fn of_instance(&self, instance: u32, boot_ms: u64) -> Option<&Rc<str>> {
+        let is_it = |(_, n): &(&Rc<str>, &Node)| n.instance == instance && boot_ms < n.until_ms;
+        self.nodes.iter().chain(&self.missing).find(is_it).map(|(name, _)| name)
     }
 
     /// What a living node says of itself.
@@ -157,7 +177,7 @@ mod tests {
     use super::*;
 
     fn lease(node: &str, epoch: u64, remaining_ms: i64) -> Polled {
-        Polled { node: node.into(), epoch, remaining_ms, about: About::default() }
+        Polled { node: node.into(), epoch, instance: epoch as u32 * 10, remaining_ms, about: About::default() }
     }
 
     #[test]
@@ -177,6 +197,11 @@ mod tests {
         ] {
             assert_eq!(nodes.is_live(node, epoch, boot_ms), live, "{node} {epoch} at {boot_ms}");
         }
+        for (instance, boot_ms, node) in
+            [(50, 10_999, Some("a")), (50, 11_000, None), (70, 1_199, Some("b")), (70, 1_200, None), (90, 1_000, None)]
+        {
+            assert_eq!(nodes.of_instance(instance, boot_ms).map(|node| &**node), node, "{instance} at {boot_ms}");
+        }
     }
 
     #[test]
@@ -188,6 +213,21 @@ mod tests {
         assert_eq!(changes, [Change::Joined("a".into()), Change::Left("b".into())]);
         assert_eq!(nodes.members().collect::<Vec<_>>(), [(&Rc::from("a"), &About::default())]);
         assert_eq!(nodes.live(100).count(), 1);
+    }
+
+    #[test]
+    fn who_is_forgotten_may_live_until_its_lease_would_have_ended() {
+        let mut nodes = Nodes::default();
+        nodes.polled([lease("a", 1, 10_000), lease("b", 2, 10_000), lease("c", 3, 10_000)], 0);
+        // One has given its lease back, the others are forgotten; one of these is back under another epoch and instance.
+        nodes.polled([lease("a", 1, 0)], 1_000);
+        nodes.polled([lease("c", 4, 10_000)], 2_000);
+        for (instance, boot_ms, node) in
+            [(10, 2_000, None), (20, 9_999, Some("b")), (20, 10_000, None), (30, 2_000, None), (40, 2_000, Some("c"))]
+        {
+            assert_eq!(nodes.of_instance(instance, boot_ms).map(|node| &**node), node, "{instance} at {boot_ms}");
+        }
+        assert!(!nodes.is_live("b", 2, 2_000), "its rows do not count");
     }
 
     #[test]

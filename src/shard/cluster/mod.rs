@@ -213,6 +213,12 @@ impl Shard {
         Some(ClusterInfo { lease, nodes: cluster.nodes.live(now.boot_ms).map(node).collect(), ring })
     }
 
+    /// The living node whose process this is, among the others.
+    pub(super) fn living_node(&self, instance: u32, now: Now) -> Option<Rc<str>> {
+        let cluster = self.cluster.as_ref()?;
+        cluster.nodes.of_instance(instance, now.boot_ms).cloned()
+    }
+
     /// Something came from the bus.
     pub(super) fn bus(&mut self, incoming: Incoming, now: Now) {
         match incoming {

@@ -1,5 +1,6 @@
 //! Whole shards of several nodes around a modelled bus.
 
+mod connections;
 mod moving;
 mod world;
 

@@ -60,6 +60,10 @@ pub(super) struct World {
     pub(super) hangs: bool,
     /// Nodes that take nobody any more.
     retired: BTreeSet<usize>,
+    /// Nodes that stand still.
+    stopped: BTreeSet<usize>,
+    /// No shard takes envelopes of others.
+    pub(super) mesh_is_full: bool,
     kept: VecDeque<(usize, Outgoing)>,
     shards: u16,
 }
@@ -93,8 +97,20 @@ impl World {
                 });
             }
         }
-        let (redis, kept) = (Redis::default(), VecDeque::new());
-        World { redis, hosts, settings, now, up: true, hangs: false, retired: BTreeSet::new(), kept, shards }
+        let (redis, kept, retired, stopped) = Default::default();
+        World {
+            redis,
+            hosts,
+            settings,
+            now,
+            up: true,
+            hangs: false,
+            retired,
+            stopped,
+            mesh_is_full: false,
+            kept,
+            shards,
+        }
     }
 
     /// As [`World::new`], with everybody in the cluster.
@@ -210,8 +226,30 @@ impl World {
         self.settle();
     }
 
+    /// A node stands still from now on; what is sent to it waits.
+    pub(super) fn stop(&mut self, node: usize) {
+        self.stopped.insert(node);
+    }
+
+    /// Redis ends the subscriptions of a node.
+    pub(super) fn deafen(&mut self, node: usize) {
+        self.hosts.iter_mut().filter(|host| host.node == node).for_each(|host| host.subscribed = None);
+    }
+
+    /// Who is at home where on a node.
+    pub(super) fn homes(&self, node: usize) -> &Homes {
+        &self.settings[node].homes
+    }
+
+    fn stands_still(&self, host: usize) -> bool {
+        self.stopped.contains(&self.hosts[host].node)
+    }
+
     pub(super) fn feed(&mut self, host: usize, event: Event<'_>) {
         let now = self.now;
+        if self.stands_still(host) {
+            return;
+        }
         self.hosts[host].shard.handle(event, now);
         self.act(host);
     }
@@ -224,7 +262,8 @@ impl World {
                 busy |= self.step(host);
             }
             if !busy {
-                let due = self.hosts.iter().filter_map(|host| host.shard.bus_due_ms(self.now)).min();
+                let awake = self.hosts.iter().filter(|host| !self.stopped.contains(&host.node));
+                let due = awake.filter_map(|host| host.shard.bus_due_ms(self.now)).min();
                 match due.filter(|due| *due <= self.now.mono_ms + 10) {
                     Some(due) if !self.hangs => self.advance(due.saturating_sub(self.now.mono_ms)),
                     _ => return self.flush(),
@@ -287,6 +326,9 @@ impl World {
 
     /// One turn of a shard; whether there was anything to do.
     fn step(&mut self, host: usize) -> bool {
+        if self.stands_still(host) {
+            return false;
+        }
         let mut busy = false;
         while let Some(incoming) = self.hosts[host].inbox.pop_front() {
             self.feed(host, Event::Bus(incoming));
@@ -296,7 +338,7 @@ impl World {
         self.hosts[host].shard.end_turn(now);
         busy |= self.act(host);
         let (node, first) = (self.hosts[host].node, self.hosts[host].node * usize::from(self.shards));
-        for to in 0..self.shards {
+        for to in 0..if self.mesh_is_full { 0 } else { self.shards } {
             while let Some(envelope) = self.hosts[host].shard.take_outgoing(ShardId(to), now) {
                 let from = ShardId((host - node * usize::from(self.shards)) as u16);
                 self.feed(first + usize::from(to), Event::Envelope { from, envelope });
@@ -336,20 +378,20 @@ impl World {
                 Incoming::Found { user, rows }
             }
             Outgoing::PollLeases { asked_ms } => {
-                let polled = |node: &String, epoch, remaining_ms| {
+                let polled = |node: &String, epoch, instance, remaining_ms| {
                     let number: usize = node.trim_start_matches("node-").parse().unwrap_or_default();
                     let about = About {
                         shards: self.shards,
                         weight: if self.retired.contains(&number) { 0 } else { 100 },
                         advertise: Some(url(number).into()),
                     };
-                    Polled { node: node.as_str().into(), epoch, remaining_ms, about }
+                    Polled { node: node.as_str().into(), epoch, instance, remaining_ms, about }
                 };
-                let living = self.redis.leases.iter().map(|(node, (epoch, until_ms, _))| {
-                    polled(node, *epoch, *until_ms as i64 - self.now.boot_ms as i64)
+                let living = self.redis.leases.iter().map(|(node, (epoch, until_ms, instance))| {
+                    polled(node, *epoch, *instance, *until_ms as i64 - self.now.boot_ms as i64)
                 });
-                let leases =
-                    living.chain(self.redis.graves.iter().map(|(node, epoch)| polled(node, *epoch, -1))).collect();
+                let graves = self.redis.graves.iter().map(|(node, epoch)| polled(node, *epoch, 0, -1));
+                let leases = living.chain(graves).collect();
                 Incoming::Leases { leases, asked_ms }
             }
             Outgoing::Retire => {
