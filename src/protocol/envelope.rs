@@ -13,7 +13,7 @@ use crate::protocol::hook::{Question, Verdict};
 use crate::protocol::tags::Tags;
 
 /// A thing that connections come and go to, and messages are sent to: rooms and channels share one mechanism.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Topic {
     /// Members talk to each other; coming and going is announced.
@@ -145,6 +145,15 @@ pub enum Envelope {
         /// The user who does not get it, where there is one.
         except_user: Option<Box<str>>,
     },
+    /// From the home of a topic to a shard with connections in it: it was not sent so many messages, because too many waited for it.
+    Shed {
+        /// Room or channel.
+        topic: Topic,
+        /// Its name.
+        name: Box<str>,
+        /// How many.
+        dropped: u32,
+    },
     /// To every shard: deliver to every connection.
     Broadcast {
         /// The message.
@@ -256,6 +265,7 @@ impl Envelope {
             | Envelope::MayConnectAnswer { .. }
             | Envelope::Enter { .. }
             | Envelope::Leave { .. }
+            | Envelope::Shed { .. }
             | Envelope::Presence { .. }
             | Envelope::Count { .. }
             | Envelope::Standing(_)

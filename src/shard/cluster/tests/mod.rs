@@ -2,6 +2,7 @@
 
 mod connections;
 mod moving;
+mod shedding;
 mod world;
 
 use serde_json::{Value, json};
