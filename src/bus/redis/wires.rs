@@ -19,6 +19,7 @@ use super::pipeline::Pipeline;
 use super::pubsub::Subscriber;
 use super::scripts::Scripts;
 use super::target::{Address, Target};
+use super::trouble::Trouble;
 use crate::cluster::agent::{Action, Event, probe_channel};
 use crate::cluster::lease;
 use crate::cluster::link::{Side, State};
@@ -384,7 +385,8 @@ impl Wires {
                 Event::Connected(side)
             }
             Err(error) => {
-                self.complain("open", Complaint::Open(side, error));
+                let kind = error.trouble().map_or("open", Trouble::name);
+                self.complain(kind, Complaint::Open(side, error));
                 Event::Refused(side)
             }
         };

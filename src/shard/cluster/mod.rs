@@ -222,7 +222,10 @@ impl Shard {
     /// Something came from the bus.
     pub(super) fn bus(&mut self, incoming: Incoming, now: Now) {
         match incoming {
-            Incoming::Agent(event) => self.tell_agent(event, now),
+            Incoming::Agent(event) => {
+                self.connections.counters.bus_connects += u64::from(matches!(event, AgentEvent::Connected(_)));
+                self.tell_agent(event, now);
+            }
             Incoming::Row { user, op, others, .. } => self.row_written(&user, op, &others, now),
             Incoming::Message { channel, payload } => self.message_arrived(&channel, &payload, now),
             Incoming::Published { ticket, heard } => self.published(ticket, heard, now),
@@ -270,6 +273,7 @@ impl Shard {
                 AgentAction::ChannelSettled { channel, present: true } => self.channel_settled(&channel, now),
                 AgentAction::UserSettled { .. } | AgentAction::ChannelSettled { .. } => {}
                 AgentAction::Changed(state) => {
+                    self.connections.counters.bus_outages += u64::from(state == LinkState::Down);
                     self.ask_bus(Outgoing::Agent(AgentAction::Changed(state)));
                     if state != LinkState::Up {
                         self.nobody_waits_any_more(now);
