@@ -18,13 +18,19 @@ pub struct About {
     pub weight: u32,
     /// `cluster.advertise`, where it has one.
     pub advertise: Option<Rc<str>>,
+    /// Under this lease not all its users have been written to the registry yet.
+    pub announcing: bool,
 }
 
+/// How the text form says [`About::announcing`].
+const ANNOUNCING: &str = "announcing";
+
 impl About {
-    /// The text form, as it is written into the lease: `shards weight [advertise]`.
+    /// The text form, as it is written into the lease: `shards weight [advertise] [announcing]`, with the blanks of what is not there.
     pub fn encode(&self) -> String {
         let advertise = self.advertise.as_deref().unwrap_or("");
-        format!("{} {} {advertise}", self.shards, self.weight)
+        let announcing = if self.announcing { ANNOUNCING } else { "" };
+        format!("{} {} {advertise} {announcing}", self.shards, self.weight)
     }
 
     /// Reads the text form. What a newer version may have added after it is ignored; what cannot be read is `None`.
@@ -32,13 +38,14 @@ impl About {
         let mut words = text.split(' ');
         let (shards, weight) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         let advertise = words.next().filter(|url| !url.is_empty()).map(Rc::from);
-        Some(About { shards, weight, advertise })
+        let announcing = words.next() == Some(ANNOUNCING);
+        Some(About { shards, weight, advertise, announcing })
     }
 }
 
 impl Default for About {
     fn default() -> Self {
-        About { shards: 1, weight: RING_WEIGHT_NORMAL, advertise: None }
+        About { shards: 1, weight: RING_WEIGHT_NORMAL, advertise: None, announcing: false }
     }
 }
 
@@ -243,10 +250,13 @@ mod tests {
 
     #[test]
     fn what_a_node_says_of_itself_round_trips() {
-        for about in [About::default(), About { shards: 64, weight: 250, advertise: Some("ws://10.0.0.7/ws".into()) }] {
-            assert_eq!(About::decode(&about.encode()), Some(about));
+        for advertise in [None, Some("ws://10.0.0.7/ws".into())] {
+            for announcing in [false, true] {
+                let about = About { shards: 64, weight: 250, advertise: advertise.clone(), announcing };
+                assert_eq!(About::decode(&about.encode()), Some(about));
+            }
         }
-        assert_eq!(About::decode("2 100 ws://a/ws later-field"), About::decode("2 100 ws://a/ws"));
+        assert_eq!(About::decode("2 100 ws://a/ws  later-field"), About::decode("2 100 ws://a/ws"));
         for bad in ["", "x", "1", "1 x", "-1 100 "] {
             assert_eq!(About::decode(bad), None, "{bad:?}");
         }

@@ -85,7 +85,12 @@ fn plan(settings: &Settings, target: &Target, addresses: Vec<Address>, shard: Sh
         entry_ttl_ms: redis.entry_ttl_ms,
         lease_ttl_ms: redis.lease_ttl_ms,
         instance: settings.instance,
-        about: About { shards: settings.homes.shards(), weight: settings.config.cluster.weight, advertise },
+        about: About {
+            shards: settings.homes.shards(),
+            weight: settings.config.cluster.weight,
+            advertise,
+            announcing: false,
+        },
         name: format!("ringgate-{name}-{}", shard.0),
         shard,
     }

@@ -220,6 +220,8 @@ pub enum Envelope {
     },
     /// From the shard that has the lease of the node: how it stands.
     Standing(Option<Standing>),
+    /// To that shard: under this epoch everybody here is announced.
+    Announced(u64),
     /// To the shard beside which services are asked.
     Question {
         /// The connection that waits.
@@ -269,6 +271,7 @@ impl Envelope {
             | Envelope::Presence { .. }
             | Envelope::Count { .. }
             | Envelope::Standing(_)
+            | Envelope::Announced(_)
             | Envelope::Credit { .. } => 0,
         }
     }

@@ -109,6 +109,7 @@ impl Shard {
             Envelope::Confirm { to, ticket, report } => self.confirm(to, ticket, *report, None, now),
             Envelope::Report { ticket, report } => self.reported(ticket, *report, now),
             Envelope::Standing(standing) => self.standing_changed(standing, now),
+            Envelope::Announced(epoch) => self.announced(from, epoch, now),
             Envelope::Question { conn, number, question } => {
                 let debt = self.relay.debt(from, bytes);
                 self.connections.actions.push_back(Action::Ask { conn, number, question });

@@ -169,6 +169,7 @@ impl Wires {
             Outgoing::Sample { grave } => self.sample(grave, now_ms),
             Outgoing::Remove { grave, users } => self.remove(&grave, &users, now_ms),
             Outgoing::Retire => self.plan.about.weight = 0,
+            Outgoing::Announced => self.plan.about.announcing = false,
             Outgoing::Bury { node, epoch } => {
                 let call = self.scripts.lease_reap(&node, epoch);
                 self.send(Token::Other, &call, now_ms);
@@ -184,6 +185,7 @@ impl Wires {
             Action::Row { write, row } => self.rows.push((write, row)),
             Action::Channel(write) => self.channels.push(write),
             Action::Lease(command) => {
+                self.plan.about.announcing |= matches!(command.kind, lease::Ask::Acquire { .. });
                 let (about, ttl_ms) = (&self.plan.about, self.plan.lease_ttl_ms);
                 let call = self.scripts.lease(&command, self.plan.instance, ttl_ms, about);
                 self.send(Token::Lease { ticket: command.ticket, ask: command.kind }, &call, now_ms);

@@ -60,6 +60,8 @@ pub(super) struct World {
     pub(super) hangs: bool,
     /// Nodes that take nobody any more.
     retired: BTreeSet<usize>,
+    /// Instances whose lease says that not everybody is announced.
+    pub(super) announcing: BTreeSet<u32>,
     /// Nodes that stand still.
     stopped: BTreeSet<usize>,
     /// No shard takes envelopes of others.
@@ -97,7 +99,7 @@ impl World {
                 });
             }
         }
-        let (redis, kept, retired, stopped) = Default::default();
+        let (redis, kept, retired, announcing, stopped) = Default::default();
         World {
             redis,
             hosts,
@@ -106,6 +108,7 @@ impl World {
             up: true,
             hangs: false,
             retired,
+            announcing,
             stopped,
             mesh_is_full: false,
             kept,
@@ -384,6 +387,7 @@ impl World {
                         shards: self.shards,
                         weight: if self.retired.contains(&number) { 0 } else { 100 },
                         advertise: Some(url(number).into()),
+                        announcing: self.announcing.contains(&instance),
                     };
                     Polled { node: node.as_str().into(), epoch, instance, remaining_ms, about }
                 };
@@ -396,6 +400,10 @@ impl World {
             }
             Outgoing::Retire => {
                 self.retired.insert(self.hosts[host].node);
+                return;
+            }
+            Outgoing::Announced => {
+                self.announcing.remove(&self.settings[self.hosts[host].node].instance);
                 return;
             }
             Outgoing::Sample { grave } => {
@@ -491,6 +499,7 @@ impl World {
         match (ask, held) {
             (Ask::Acquire { floor, .. }, held) => {
                 let epoch = floor.max(held.map_or(0, |(epoch, ..)| epoch + 1));
+                self.announcing.insert(instance);
                 self.redis.graves.extend(held.map(|(epoch, ..)| (node.to_owned(), epoch)));
                 self.redis.leases.insert(node.to_owned(), (epoch, until_ms, instance));
                 Answer::Granted { epoch }
