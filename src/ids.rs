@@ -20,7 +20,7 @@ impl ShardId {
 
 /// A connection: the shard that holds it, the row of that shard's slab, and the row's generation (bumped each time the row is reused).
 ///
-/// Shown to clients and operators as 20 hexadecimal digits.
+/// It means something in this process only; what leaves the process is a [`GlobalConnectionId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionId {
     /// The shard that holds the connection.
@@ -31,26 +31,59 @@ pub struct ConnectionId {
     pub generation: u32,
 }
 
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}{:08x}{:08x}", self.shard.0, self.slot, self.generation)
+impl ConnectionId {
+    /// The same connection, as everybody outside this process knows it.
+    pub fn of(self, instance: u32) -> GlobalConnectionId {
+        GlobalConnectionId { instance, connection: self }
     }
 }
 
-/// The text is not a connection id of 20 hexadecimal digits.
+/// A connection among those of all nodes and of all their starts: what clients, services and operators are shown, and give back.
+///
+/// As text, in JSON too, 28 hexadecimal digits: 8 of the instance, 4 of the shard, 8 of the row, 8 of its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GlobalConnectionId {
+    /// The number drawn at the start of the process that has it: [`Settings::instance`](crate::settings::Settings::instance).
+    pub instance: u32,
+    /// Which of its connections.
+    pub connection: ConnectionId,
+}
+
+impl fmt::Display for GlobalConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ConnectionId { shard, slot, generation } = self.connection;
+        write!(f, "{:08x}{:04x}{slot:08x}{generation:08x}", self.instance, shard.0)
+    }
+}
+
+/// The text is not a connection id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a connection id: expected 20 hexadecimal digits")]
+#[error("not a connection id; expected 28 hexadecimal digits, as in the connectionId of auth:ok")]
 pub struct BadConnectionId;
 
-impl FromStr for ConnectionId {
+impl FromStr for GlobalConnectionId {
     type Err = BadConnectionId;
 
     fn from_str(s: &str) -> Result<Self, BadConnectionId> {
-        if s.len() != 20 || !s.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if s.len() != 28 || !s.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(BadConnectionId);
         }
         let part = |range: std::ops::Range<usize>| u32::from_str_radix(&s[range], 16).map_err(|_| BadConnectionId);
-        Ok(ConnectionId { shard: ShardId(part(0..4)? as u16), slot: part(4..12)?, generation: part(12..20)? })
+        let shard = ShardId(part(8..12)? as u16);
+        Ok(ConnectionId { shard, slot: part(12..20)?, generation: part(20..28)? }.of(part(0..8)?))
+    }
+}
+
+impl Serialize for GlobalConnectionId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for GlobalConnectionId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -120,10 +153,20 @@ mod tests {
 
     #[test]
     fn connection_id_text_round_trips_and_rejects_rubbish() {
-        let id = ConnectionId { shard: ShardId(3), slot: 77, generation: u32::MAX };
-        assert_eq!(id.to_string().parse(), Ok(id));
-        for bad in ["", "00", "zz030000004dffffffff", "+0030000004dffffffff", "00030000004dffffffff0"] {
-            assert_eq!(bad.parse::<ConnectionId>(), Err(BadConnectionId), "{bad}");
+        let id = ConnectionId { shard: ShardId(3), slot: 77, generation: u32::MAX }.of(0x5f00_aa01);
+        assert_eq!(id.to_string(), "5f00aa0100030000004dffffffff");
+        assert_eq!("5F00AA0100030000004DFFFFFFFF".parse(), Ok(id));
+        assert_eq!(serde_json::from_str::<GlobalConnectionId>(&serde_json::to_string(&id).unwrap()).unwrap(), id);
+        for bad in [
+            "",
+            "00",
+            "00030000004dffffffff",
+            "zf00aa0100030000004dffffffff",
+            "+f00aa0100030000004dffffffff",
+            "5f00aa0100030000004dffffffff0",
+            "5f00aa0100030000004dffffff\u{e9}",
+        ] {
+            assert_eq!(bad.parse::<GlobalConnectionId>(), Err(BadConnectionId), "{bad}");
         }
     }
 

@@ -147,6 +147,11 @@ pub const ROOM_COMINGS_MAX: usize = 4096;
 pub const ROOM_COMINGS_OWED_MAX: usize = 256;
 /// Envelopes from the bus that wait for another shard; over it they are given up.
 pub const BUS_ENVELOPES_MAX: usize = 16_384;
+/// As many when those are given up that may be dropped, and those of which only the latest counts.
+pub const BUS_ENVELOPES_HIGH: usize = 8_192;
+/// As few when those are told who missed any.
+pub const BUS_ENVELOPES_LOW: usize = 2_048;
+const _: () = assert!(BUS_ENVELOPES_LOW * 2 <= BUS_ENVELOPES_HIGH && BUS_ENVELOPES_HIGH * 2 <= BUS_ENVELOPES_MAX);
 /// Bytes of questions to services that wait for an answer, of each kind; over it they count as not answered.
 pub const QUESTIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long after its time a question that nobody has answered, not even with a failure, is given up, in milliseconds.

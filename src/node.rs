@@ -21,6 +21,7 @@ use crate::shard::Shard;
 
 mod announce;
 mod bus;
+mod outage;
 mod signals;
 mod watchdog;
 

@@ -234,7 +234,7 @@ fn rows_that_make_no_sense_are_replaced_not_believed() {
 
 async fn ask(p: &Pipeline<u64>, s: &Scripts, node: &str, instance: u32, kind: Ask, ttl_ms: u64) -> Answer {
     let command = Command { ticket: 0, node: node.into(), kind };
-    let about = About { shards: 4, weight: 150, advertise: Some("ws://10.0.0.7:8080/ws".into()) };
+    let about = About { shards: 4, weight: 150, advertise: Some("ws://10.0.0.7:8080/ws".into()), announcing: true };
     match scripts::lease_answer(kind, &call(p, &s.lease(&command, instance, ttl_ms, &about)).await) {
         // What Redis remembers has any name, and its clock shows any time.
         Answer::Granted { epoch, memory: 1.., ends_ms: 1.. } => granted(epoch),
@@ -298,7 +298,8 @@ fn leases_are_granted_renewed_fenced_and_forgotten() {
         let graves: Vec<_> = listed.iter().filter(|l| l.remaining_ms <= 0).map(|l| (&*l.node, l.epoch)).collect();
         assert_eq!(graves, [("a", base), ("a", base + 1)], "what they have written is still to be cleaned up");
         let lease = listed.iter().find(|l| l.remaining_ms > 0).unwrap();
-        assert_eq!((&*lease.node, lease.epoch, lease.about.shards), ("a", base + 2, 4));
+        assert_eq!((&*lease.node, lease.epoch, lease.instance), ("a", base + 2, 2));
+        assert_eq!((lease.about.shards, lease.about.announcing), (4, true));
         assert!((1..=TTL as i64).contains(&lease.remaining_ms), "{lease:?}");
         assert_eq!(call(&p, &s.lease_reap("a", base + 2)).await, Value::Int(3), "it lives");
 

@@ -52,7 +52,7 @@ pub(super) struct Node<'a> {
 ///
 /// # Errors
 ///
-/// Too much is under way.
+/// Too much is under way; another node could not be asked, or is to be asked itself.
 pub(super) fn result(outcome: Outcome, node: Node<'_>) -> Result<Value, Failure> {
     Ok(match outcome {
         Outcome::Published(published) => publication(published)?,
@@ -89,6 +89,16 @@ pub(super) fn result(outcome: Outcome, node: Node<'_>) -> Result<Value, Failure>
         }
         Outcome::Traced(events, lost) => json!({ "events": events, "lost": lost }),
         Outcome::Probed => json!({}),
+        Outcome::Elsewhere(node) => {
+            let text = format!(
+                "connection is on the node {node:?}, and this verb is about the node that is asked: ask that one"
+            );
+            return Err(Failure::bad(text));
+        }
+        Outcome::Unreachable => {
+            let text = "the node that has it could not be asked, or has not answered: what became of it is not known";
+            return Err(Failure::new(Code::Unavailable, text));
+        }
         Outcome::Busy => return Err(Failure::new(Code::Busy, "too many commands are under way")),
     })
 }

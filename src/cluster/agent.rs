@@ -352,7 +352,8 @@ impl WriteAnswer {
     }
 }
 
-/// The channel that the probes of one shard go through, without `redis.prefix`.
+/// The channel that the probes of one shard go through, without `redis.prefix`; and what others ask of its connections, which are the same
+/// under each epoch of the node.
 pub fn probe_channel(instance: u32, shard: ShardId) -> String {
     format!("probe:{instance:08x}:{}", shard.0)
 }

@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::parcel::Origin;
+use crate::ids::ConnectionId;
 use crate::limits::{NAME_BYTES_MAX, PRESENCE_USERS_MAX};
 use crate::protocol::name::valid_name;
 
@@ -80,6 +81,15 @@ pub enum What<'a> {
         /// The room.
         room: &'a str,
     },
+    /// Close one connection of the shard whose channel the question was published to.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+        /// With this code.
+        code: u16,
+        /// And this reason.
+        reason: &'a str,
+    },
 }
 
 /// What is answered.
@@ -112,7 +122,9 @@ impl<'a> Inquiry<'a> {
         let valid = match &inquiry {
             Inquiry::Ask { what: What::Member { room, .. } | What::InRoom { room }, .. } => valid_name(room),
             Inquiry::Notice { user, .. } => valid_name(user),
-            Inquiry::Ask { what: What::Disconnect { reason, .. }, .. } => reason.len() <= 123,
+            Inquiry::Ask { what: What::Disconnect { reason, .. } | What::Close { reason, .. }, .. } => {
+                reason.len() <= 123
+            }
             Inquiry::Tell { said: Said::Present { users, .. }, .. } => {
                 users.len() <= PRESENCE_USERS_MAX && users.iter().all(|(user, _)| valid_name(user))
             }
@@ -135,6 +147,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_what_is_cut_is_not() {
         let origin = Origin { instance: 9, shard: ShardId(3) };
+        let connection = ConnectionId { shard: ShardId(3), slot: 7, generation: u32::MAX };
         let ask = |what| Inquiry::Ask { origin, node: "n", epoch: 7, ticket: 4, what };
         let tell = |said| Inquiry::Tell { ticket: 4, node: "m", said };
         let present = Said::Present { users: vec![("bob", 2), ("eve", 1)], user_count: 2, connection_count: 3 };
@@ -145,6 +158,7 @@ mod tests {
             ask(What::Member { room: "r", enter: true }),
             ask(What::InRoom { room: "r" }),
             Inquiry::Notice { user: "bob", enters: true },
+            ask(What::Close { connection, code: 4003, reason: "bye" }),
             tell(Said::Nothing),
             tell(Said::Connections(5)),
             tell(present),

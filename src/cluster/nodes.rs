@@ -18,13 +18,19 @@ pub struct About {
     pub weight: u32,
     /// `cluster.advertise`, where it has one.
     pub advertise: Option<Rc<str>>,
+    /// Under this lease not all its users have been written to the registry yet.
+    pub announcing: bool,
 }
 
+/// How the text form says [`About::announcing`].
+const ANNOUNCING: &str = "announcing";
+
 impl About {
-    /// The text form, as it is written into the lease: `shards weight [advertise]`.
+    /// The text form, as it is written into the lease: `shards weight [advertise] [announcing]`, with the blanks of what is not there.
     pub fn encode(&self) -> String {
         let advertise = self.advertise.as_deref().unwrap_or("");
-        format!("{} {} {advertise}", self.shards, self.weight)
+        let announcing = if self.announcing { ANNOUNCING } else { "" };
+        format!("{} {} {advertise} {announcing}", self.shards, self.weight)
     }
 
     /// Reads the text form. What a newer version may have added after it is ignored; what cannot be read is `None`.
@@ -32,13 +38,14 @@ impl About {
         let mut words = text.split(' ');
         let (shards, weight) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         let advertise = words.next().filter(|url| !url.is_empty()).map(Rc::from);
-        Some(About { shards, weight, advertise })
+        let announcing = words.next() == Some(ANNOUNCING);
+        Some(About { shards, weight, advertise, announcing })
     }
 }
 
 impl Default for About {
     fn default() -> Self {
-        About { shards: 1, weight: RING_WEIGHT_NORMAL, advertise: None }
+        About { shards: 1, weight: RING_WEIGHT_NORMAL, advertise: None, announcing: false }
     }
 }
 
@@ -49,6 +56,8 @@ pub struct Polled {
     pub node: Rc<str>,
     /// Its epoch.
     pub epoch: u64,
+    /// The number drawn at the start of the process that holds it.
+    pub instance: u32,
     /// How long the lease lives on, on the clock of Redis; 0 or less: it has run out, this long ago.
     pub remaining_ms: i64,
     /// What the node says of itself.
@@ -70,11 +79,14 @@ pub struct Nodes {
     nodes: BTreeMap<Rc<str>, Node>,
     /// Nodes and epochs that are over, and their shards.
     dead: BTreeMap<(Rc<str>, u64), u16>,
+    /// Nodes whose lease had time left and is gone without a trace: Redis may have forgotten it.
+    missing: BTreeMap<Rc<str>, Node>,
 }
 
 #[derive(Clone, Debug)]
 struct Node {
     epoch: u64,
+    instance: u32,
     until_ms: u64,
     about: About,
 }
@@ -94,17 +106,32 @@ impl Nodes {
             if before.get(&lease.node).is_none_or(|node| node.epoch != lease.epoch) {
                 changes.push(Change::Joined(lease.node.clone()));
             }
-            let node = Node { epoch: lease.epoch, until_ms: sent_boot_ms + remaining_ms, about: lease.about };
+            let until_ms = sent_boot_ms + remaining_ms;
+            let node = Node { epoch: lease.epoch, instance: lease.instance, until_ms, about: lease.about };
             self.nodes.insert(lease.node, node);
         }
-        let left = before.into_keys().filter(|node| !self.nodes.contains_key(node));
-        changes.extend(left.map(Change::Left));
+        self.missing.retain(|_, node| sent_boot_ms < node.until_ms);
+        for (name, node) in before {
+            if !self.nodes.contains_key(&name) {
+                changes.push(Change::Left(name.clone()));
+                if sent_boot_ms < node.until_ms && !self.dead.contains_key(&(name.clone(), node.epoch)) {
+                    self.missing.insert(name, node);
+                }
+            }
+        }
+        self.missing.retain(|name, _| !self.nodes.contains_key(name));
         changes
     }
 
     /// Whether rows of this node and epoch count.
     pub fn is_live(&self, node: &str, epoch: u64, boot_ms: u64) -> bool {
         self.nodes.get(node).is_some_and(|n| n.epoch == epoch && boot_ms < n.until_ms)
+    }
+
+    /// The node whose process drew this number at its start, while it lives, or may do so although Redis has forgotten it.
+    pub fn of_instance(&self, instance: u32, boot_ms: u64) -> Option<&Rc<str>> {
+        let is_it = |(_, n): &(&Rc<str>, &Node)| n.instance == instance && boot_ms < n.until_ms;
+        self.nodes.iter().chain(&self.missing).find(is_it).map(|(name, _)| name)
     }
 
     /// What a living node says of itself.
@@ -157,7 +184,7 @@ mod tests {
     use super::*;
 
     fn lease(node: &str, epoch: u64, remaining_ms: i64) -> Polled {
-        Polled { node: node.into(), epoch, remaining_ms, about: About::default() }
+        Polled { node: node.into(), epoch, instance: epoch as u32 * 10, remaining_ms, about: About::default() }
     }
 
     #[test]
@@ -177,6 +204,11 @@ mod tests {
         ] {
             assert_eq!(nodes.is_live(node, epoch, boot_ms), live, "{node} {epoch} at {boot_ms}");
         }
+        for (instance, boot_ms, node) in
+            [(50, 10_999, Some("a")), (50, 11_000, None), (70, 1_199, Some("b")), (70, 1_200, None), (90, 1_000, None)]
+        {
+            assert_eq!(nodes.of_instance(instance, boot_ms).map(|node| &**node), node, "{instance} at {boot_ms}");
+        }
     }
 
     #[test]
@@ -188,6 +220,21 @@ mod tests {
         assert_eq!(changes, [Change::Joined("a".into()), Change::Left("b".into())]);
         assert_eq!(nodes.members().collect::<Vec<_>>(), [(&Rc::from("a"), &About::default())]);
         assert_eq!(nodes.live(100).count(), 1);
+    }
+
+    #[test]
+    fn who_is_forgotten_may_live_until_its_lease_would_have_ended() {
+        let mut nodes = Nodes::default();
+        nodes.polled([lease("a", 1, 10_000), lease("b", 2, 10_000), lease("c", 3, 10_000)], 0);
+        // One has given its lease back, the others are forgotten; one of these is back under another epoch and instance.
+        nodes.polled([lease("a", 1, 0)], 1_000);
+        nodes.polled([lease("c", 4, 10_000)], 2_000);
+        for (instance, boot_ms, node) in
+            [(10, 2_000, None), (20, 9_999, Some("b")), (20, 10_000, None), (30, 2_000, None), (40, 2_000, Some("c"))]
+        {
+            assert_eq!(nodes.of_instance(instance, boot_ms).map(|node| &**node), node, "{instance} at {boot_ms}");
+        }
+        assert!(!nodes.is_live("b", 2, 2_000), "its rows do not count");
     }
 
     #[test]
@@ -203,10 +250,13 @@ mod tests {
 
     #[test]
     fn what_a_node_says_of_itself_round_trips() {
-        for about in [About::default(), About { shards: 64, weight: 250, advertise: Some("ws://10.0.0.7/ws".into()) }] {
-            assert_eq!(About::decode(&about.encode()), Some(about));
+        for advertise in [None, Some("ws://10.0.0.7/ws".into())] {
+            for announcing in [false, true] {
+                let about = About { shards: 64, weight: 250, advertise: advertise.clone(), announcing };
+                assert_eq!(About::decode(&about.encode()), Some(about));
+            }
         }
-        assert_eq!(About::decode("2 100 ws://a/ws later-field"), About::decode("2 100 ws://a/ws"));
+        assert_eq!(About::decode("2 100 ws://a/ws  later-field"), About::decode("2 100 ws://a/ws"));
         for bad in ["", "x", "1", "1 x", "-1 100 "] {
             assert_eq!(About::decode(bad), None, "{bad:?}");
         }

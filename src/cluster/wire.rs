@@ -45,6 +45,8 @@ pub enum Outgoing {
     },
     /// Say in the lease, from its next renewal on, that this node takes nobody any more: its weight is 0.
     Retire,
+    /// Say in the lease, from its next renewal on, that everybody is announced under it. A new lease says that nobody is.
+    Announced,
     /// All rows of a dead node and epoch are deleted: forget its lease.
     Bury {
         /// The node.

@@ -184,6 +184,15 @@ fn warn(config: &Config, warnings: &mut Vec<String>) {
                 .to_owned(),
         );
     }
+    let session = &config.session;
+    if session.heartbeat_interval_ms == 0 && session.heartbeat_timeout_ms != 0 {
+        let timeout =
+            schema::find("session.heartbeat_timeout").map_or_else(String::new, |key| schema::shown(key, config));
+        warnings.push(format!(
+            "session.heartbeat_interval is 0, so no client is pinged, and session.heartbeat_timeout = {timeout} closes every client that says \
+             nothing for so long; set that to 0 as well, unless all clients speak by themselves"
+        ));
+    }
     let believes_all = config.auth.mode == AuthMode::None && config.hooks.connect_url.is_none();
     if believes_all && !config.listen.client.ip().to_canonical().is_loopback() {
         warnings.push(

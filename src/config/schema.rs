@@ -230,7 +230,7 @@ pub(super) static KEYS: &[Key] = &[
         example "[\"send:*\", \"join:*\", \"subscribe:*\", \"publish:*\", \"presence:*\"]"),
 
     key!(live, "session.heartbeat_interval", session.heartbeat_interval_ms, OFF_OR_MS,
-        "After how much silence the gateway sends a ping. 0: off."),
+        "After how much silence the gateway sends a ping. 0: off; who is silent for heartbeat_timeout is closed all the same."),
     key!(live, "session.heartbeat_timeout", session.heartbeat_timeout_ms, OFF_OR_MS,
         "After how much silence it closes the connection (4112). 0: off."),
     key!(live, "session.idle_timeout", session.idle_timeout_ms, OFF_OR_MS,

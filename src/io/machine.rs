@@ -33,6 +33,10 @@ pub unsafe trait Machine {
     fn bus_due_ms(&self, _now: Now) -> Option<u64> {
         None
     }
+    /// The number drawn at the start of the process: how connections are named in the log.
+    fn instance(&self) -> u32 {
+        0
+    }
     /// Appends what it shows of itself: always as many numbers, in the same order.
     fn figures(&self, _row: &mut Vec<u64>) {}
     /// How many numbers [`Machine::figures`] appends.
@@ -72,6 +76,9 @@ unsafe impl Machine for Shard {
     }
     fn bus_due_ms(&self, now: Now) -> Option<u64> {
         Shard::bus_due_ms(self, now)
+    }
+    fn instance(&self) -> u32 {
+        Shard::instance(self)
     }
     fn figures(&self, row: &mut Vec<u64>) {
         Shard::figures(self, row);

@@ -262,12 +262,13 @@ impl<P: Poller, M: Machine> Reactor<P, M> {
     /// A panic was caught in an event of this connection, or while something was sent to it.
     pub(super) fn panicked(&mut self, conn: ConnectionId, sending: bool) {
         self.counters.panics += 1;
-        tracing::error!(connection = %conn, "a panic was caught; its connection is closed");
+        let shown = conn.of(self.machine.instance());
+        tracing::error!(connection = %shown, "a panic was caught; its connection is closed");
         let (machine, now) = (&mut self.machine, self.now);
         if caught(|| machine.handle(Event::Panicked { conn, sending }, now)).is_err() {
             // It still has what it knows of this connection, perhaps half of it: nobody may get that under the same number.
             self.counters.panics += 1;
-            tracing::error!(connection = %conn, "its end could not be handled either; its row is not used again");
+            tracing::error!(connection = %shown, "its end could not be handled either; its row is not used again");
             if let Some(row) = self.rows.open(conn.slot, conn.generation) {
                 row.quarantined = true;
             }

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::outage::{Outage, Say};
 use crate::bus::redis::target::{Address, Target, TargetError};
-use crate::bus::redis::wires::{Plan, Wires};
+use crate::bus::redis::wires::{Complaint, Plan, Wires};
 use crate::cluster::agent::Action;
 use crate::cluster::lease::{Change, Loss};
-use crate::cluster::link::State;
 use crate::cluster::nodes::About;
 use crate::cluster::wire::{Incoming, Outgoing};
 use crate::config::Routing;
@@ -67,10 +67,10 @@ pub(super) fn make(settings: &Arc<Settings>) -> Result<Option<MakeBus>, TargetEr
             tracing::warn!(%error, "the name in redis.url is not looked up again");
         }
     }
-    let settings = settings.clone();
+    let (settings, outage) = (settings.clone(), Arc::new(Outage::new(settings.homes.shards())));
     Ok(Some(Arc::new(move |shard| {
         let plan = plan(&settings, &target, whereabouts.get(), shard);
-        Box::new(Redis { shard, wires: Wires::new(plan), whereabouts: whereabouts.clone() })
+        Box::new(Redis { shard, wires: Wires::new(plan), whereabouts: whereabouts.clone(), outage: outage.clone() })
     })))
 }
 
@@ -85,7 +85,12 @@ fn plan(settings: &Settings, target: &Target, addresses: Vec<Address>, shard: Sh
         entry_ttl_ms: redis.entry_ttl_ms,
         lease_ttl_ms: redis.lease_ttl_ms,
         instance: settings.instance,
-        about: About { shards: settings.homes.shards(), weight: settings.config.cluster.weight, advertise },
+        about: About {
+            shards: settings.homes.shards(),
+            weight: settings.config.cluster.weight,
+            advertise,
+            announcing: false,
+        },
         name: format!("ringgate-{name}-{}", shard.0),
         shard,
     }
@@ -108,24 +113,44 @@ struct Redis {
     shard: ShardId,
     wires: Wires,
     whereabouts: Arc<Whereabouts>,
+    outage: Arc<Outage>,
 }
 
 impl Redis {
+    /// What Redis refuses is said once; that it is not there is the outage.
+    fn complain(&self, complaint: &Complaint) {
+        let shard = self.shard.0;
+        let outage = match complaint {
+            Complaint::Open(..) | Complaint::Ended(..) => self.outage.failed(|| complaint.to_string()),
+            Complaint::Refused(_) => None,
+        };
+        let news = complaint.trouble().is_some_and(|trouble| self.outage.is_news(trouble.name()));
+        match outage {
+            Some(_) => say(outage),
+            None if news => tracing::warn!(shard, "Redis: {complaint}"),
+            None => tracing::debug!(shard, "Redis: {complaint}"),
+        }
+    }
+
     /// What the operator should know: changes, not attempts.
     fn tell(&self, action: &Action) {
         let shard = self.shard.0;
         match action {
-            Action::Changed(State::Up) => tracing::info!(shard, "the bus is up"),
-            Action::Changed(State::Resync) => tracing::debug!(shard, "the bus is there: subscribing and announcing"),
-            Action::Changed(State::Down) => {
-                tracing::warn!(shard, "the bus is down: what is for other nodes is refused as unavailable");
+            Action::Changed(state) => {
+                tracing::debug!(shard, state = state.name(), "the link to the bus has changed");
+                say(self.outage.changed(self.shard.index(), *state));
             }
             Action::Drop(side, cause) => {
                 tracing::debug!(shard, cause = cause.name(), "the connection for {} is given up", side.name());
+                say(self.outage.failed(|| format!("the connection for {} is {}", side.name(), cause.name())));
             }
             Action::LeaseChanged(Change::Acquired { epoch }) => tracing::info!(epoch, "this node is in the cluster"),
             Action::LeaseChanged(Change::Lost { epoch, why: Loss::Released }) => {
                 tracing::info!(epoch, "this node has left the cluster");
+            }
+            // That goes without saying.
+            Action::LeaseChanged(Change::Lost { epoch, why }) if self.outage.is_on() => {
+                tracing::info!(epoch, why = why.name(), "this node is not in the cluster any more");
             }
             Action::LeaseChanged(Change::Lost { epoch, why }) => {
                 tracing::warn!(epoch, why = why.name(), "this node is not in the cluster any more");
@@ -144,6 +169,17 @@ impl Redis {
             | Action::Standing(_)
             | Action::UserSettled { .. }
             | Action::ChannelSettled { .. } => {}
+        }
+    }
+}
+
+/// Says what is to be said of the bus.
+fn say(what: Option<Say>) {
+    match what {
+        None => {}
+        Some(Say::Up) => tracing::info!("the bus is up"),
+        Some(Say::Down(why)) => {
+            tracing::warn!(why, "the bus is down: what is for other nodes is refused as unavailable");
         }
     }
 }
@@ -167,7 +203,7 @@ impl Bus for Redis {
     fn poll_next(&mut self, now_ms: u64, cx: &mut Context<'_>) -> Poll<Incoming> {
         let incoming = self.wires.poll_next(now_ms, cx);
         while let Some(complaint) = self.wires.next_complaint() {
-            tracing::warn!(shard = self.shard.0, "Redis: {complaint}");
+            self.complain(&complaint);
         }
         incoming
     }

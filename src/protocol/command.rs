@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ConnectionId, MessageId, ShardId};
+use crate::ids::{GlobalConnectionId, MessageId, ShardId};
 use crate::limits::PRESENCE_USERS_MAX;
 use crate::protocol::class::Class;
 use crate::protocol::envelope::{Census, Publication, Topic};
@@ -109,7 +109,7 @@ pub enum Whom {
     /// All connections of this user.
     User(Box<str>),
     /// This one.
-    Connection(ConnectionId),
+    Connection(GlobalConnectionId),
 }
 
 /// Where to look for users.
@@ -133,7 +133,7 @@ pub struct Search {
     /// Only those in this [state](ConnectionInfo::state).
     pub state: Option<Box<str>>,
     /// Only this one.
-    pub connection: Option<ConnectionId>,
+    pub connection: Option<GlobalConnectionId>,
     /// The largest of this first.
     pub by: SortBy,
     /// How many, over all shards.
@@ -177,6 +177,10 @@ pub enum Outcome {
     Traced(Vec<Traced>, u64),
     /// The shard has answered.
     Probed,
+    /// Only this node can be asked for that.
+    Elsewhere(Box<str>),
+    /// Another node has it, and could not be asked, or has not answered: what became of it is not known.
+    Unreachable,
     /// Too much is under way; nothing was done.
     Busy,
 }
@@ -249,8 +253,7 @@ impl Present {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionInfo {
     /// Its id.
-    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
-    pub connection: ConnectionId,
+    pub connection: GlobalConnectionId,
     /// Its user, once it has one.
     pub user: Option<Box<str>>,
     /// The shard that holds it.
@@ -293,23 +296,13 @@ pub struct ConnectionInfo {
     pub rtt_us: Option<u32>,
 }
 
-fn as_text<S: serde::Serializer>(id: &ConnectionId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(id)
-}
-
-fn from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ConnectionId, D::Error> {
-    let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-    text.parse().map_err(serde::de::Error::custom)
-}
-
 /// Something seen of a user who is followed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Traced {
     /// Unix time in microseconds.
     pub timestamp_us: u64,
     /// Of which connection.
-    #[serde(serialize_with = "as_text")]
-    pub connection: ConnectionId,
+    pub connection: GlobalConnectionId,
     /// What.
     pub what: TracedWhat,
     /// The `type` of the message.
@@ -442,6 +435,8 @@ pub enum Report {
     Delivered(Tally),
     /// Connections that it did something to.
     Connections(u32),
+    /// See [`Outcome::Unreachable`].
+    Unreachable,
     /// Who is there.
     Present(Present),
     /// What was found, largest first, each with what it is sorted by; and how many matched.
@@ -465,7 +460,7 @@ impl Report {
                 let one = |event: &Traced| size_of::<Traced>() + event.content.as_ref().map_or(0, |c| c.len());
                 traced.as_ref().map_or(0, |(events, _)| events.iter().map(one).sum())
             }
-            Report::Delivered(_) | Report::Connections(_) | Report::Probed => 0,
+            Report::Delivered(_) | Report::Connections(_) | Report::Unreachable | Report::Probed => 0,
         }
     }
 }

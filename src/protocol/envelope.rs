@@ -13,7 +13,7 @@ use crate::protocol::hook::{Question, Verdict};
 use crate::protocol::tags::Tags;
 
 /// A thing that connections come and go to, and messages are sent to: rooms and channels share one mechanism.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Topic {
     /// Members talk to each other; coming and going is announced.
@@ -217,6 +217,15 @@ pub enum Envelope {
         /// The user who does not get it, where there is one.
         except_user: Option<Box<str>>,
     },
+    /// From the home of a topic to a shard with connections in it: it was not sent so many messages, because too many waited for it.
+    Shed {
+        /// Room or channel.
+        topic: Topic,
+        /// Its name.
+        name: Box<str>,
+        /// How many.
+        dropped: u32,
+    },
     /// To every shard: deliver to every connection.
     Broadcast {
         /// The message.
@@ -290,6 +299,8 @@ pub enum Envelope {
     },
     /// From the shard that has the lease of the node: how it stands.
     Standing(Option<Standing>),
+    /// To that shard: under this epoch everybody here is announced.
+    Announced(u64),
     /// To the shard beside which services are asked.
     Question {
         /// The connection that waits.
@@ -337,6 +348,7 @@ impl Envelope {
             | Envelope::MayConnectAnswer { .. }
             | Envelope::Enter { .. }
             | Envelope::Leave { .. }
+            | Envelope::Shed { .. }
             | Envelope::Presence { .. }
             | Envelope::Count { .. }
             | Envelope::Confirm { .. }
@@ -344,6 +356,7 @@ impl Envelope {
             | Envelope::Coming { .. }
             | Envelope::Announce { .. }
             | Envelope::Standing(_)
+            | Envelope::Announced(_)
             | Envelope::Credit { .. } => 0,
         }
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::ids::{ConnectionId, MessageId};
+use crate::ids::{GlobalConnectionId, MessageId};
 use crate::protocol::envelope::Topic;
 
 /// Something that happened, and when.
@@ -16,8 +16,7 @@ pub struct Happening {
     /// The user.
     pub user: Box<str>,
     /// The connection.
-    #[serde(serialize_with = "as_text")]
-    pub connection: ConnectionId,
+    pub connection: GlobalConnectionId,
     /// What.
     #[serde(flatten)]
     pub what: What,
@@ -113,20 +112,20 @@ pub enum Target {
     All(bool),
 }
 
-fn as_text<T: std::fmt::Display, S: serde::Serializer>(id: &T, serializer: S) -> Result<S::Ok, S::Error> {
+fn as_text<S: serde::Serializer>(id: &MessageId, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ShardId;
+    use crate::ids::{ConnectionId, ShardId};
 
     #[test]
     fn happenings_are_flat_json() {
-        let connection = ConnectionId { shard: ShardId(1), slot: 2, generation: 3 };
+        let connection = ConnectionId { shard: ShardId(1), slot: 2, generation: 3 }.of(0x5f00_aa01);
         let happening = |what| Happening { timestamp: 5, user: "ann".into(), connection, what };
-        let start = r#"{"timestamp":5,"user":"ann","connection":"00010000000200000003","type":"#;
+        let start = r#"{"timestamp":5,"user":"ann","connection":"5f00aa0100010000000200000003","type":"#;
         let content = RawValue::from_string(r#"{"x" : [1]}"#.to_owned()).unwrap();
         let address = "127.0.0.1:9".parse().unwrap();
         let table = [

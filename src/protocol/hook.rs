@@ -13,7 +13,7 @@ use super::happening::Target;
 use super::name::{valid_name, valid_user};
 use super::permission::Permissions;
 use super::request::{ErrorCode, Publication, RequestId, parse_changes};
-use crate::ids::ConnectionId;
+use crate::ids::GlobalConnectionId;
 use crate::limits::CLAIM_ENTRIES_MAX;
 
 /// What a service is asked about.
@@ -96,7 +96,7 @@ pub struct Sending<'a> {
     /// Who sends it.
     pub user: &'a str,
     /// From which connection.
-    pub connection: ConnectionId,
+    pub connection: GlobalConnectionId,
     /// The `id` of the request; without one nobody waits for an answer.
     pub id: Option<&'a RequestId>,
     /// For whom.
@@ -118,8 +118,7 @@ impl Question {
             node: &'a str,
             timestamp: u64,
             user: &'a str,
-            #[serde(serialize_with = "as_text")]
-            connection: ConnectionId,
+            connection: GlobalConnectionId,
             #[serde(skip_serializing_if = "Option::is_none")]
             id: Option<Id<'a>>,
             to: &'a Target,
@@ -172,10 +171,6 @@ impl Question {
         let body = serde_json::to_vec(&Body { hook: hook.name(), said }).unwrap_or_default();
         Question { hook, body: body.into() }
     }
-}
-
-fn as_text<S: Serializer>(id: &ConnectionId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(id)
 }
 
 fn as_map<S: Serializer>(headers: &[(Box<str>, Box<str>)], serializer: S) -> Result<S::Ok, S::Error> {
@@ -399,7 +394,7 @@ fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ShardId;
+    use crate::ids::{ConnectionId, ShardId};
     use crate::protocol::Verb;
 
     fn text(question: &Question) -> &str {
@@ -439,7 +434,7 @@ mod tests {
         let sent = r#"{"type":"publish","channel":"c","content":{"a" : 1.50},"event":"e","class":"urgent","key":"k","tags":{"t" : 1}}"#;
         let parsed = crate::protocol::parse(sent).unwrap();
         let crate::protocol::Request::Publish { publication, .. } = &parsed.request else { panic!() };
-        let connection = ConnectionId { shard: ShardId(1), slot: 2, generation: 3 };
+        let connection = ConnectionId { shard: ShardId(1), slot: 2, generation: 3 }.of(0x5f00_aa01);
         let mut sending = Sending {
             node: "n",
             timestamp: 5,
@@ -451,7 +446,7 @@ mod tests {
         };
         assert_eq!(
             text(&Question::message(&sending)),
-            r#"{"hook":"message","node":"n","timestamp":5,"user":"ann","connection":"00010000000200000003","id":7,"to":{"channel":"c"},"event":"e","class":"urgent","key":"k","tags":{"t" : 1},"content":{"a" : 1.50}}"#
+            r#"{"hook":"message","node":"n","timestamp":5,"user":"ann","connection":"5f00aa0100010000000200000003","id":7,"to":{"channel":"c"},"event":"e","class":"urgent","key":"k","tags":{"t" : 1},"content":{"a" : 1.50}}"#
         );
         let bare = Publication { content: "null", event: None, class: None, key: None, tags: None, tags_raw: None };
         sending = Sending { id: None, to: Target::All(true), publication: &bare, ..sending };

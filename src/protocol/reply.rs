@@ -19,7 +19,7 @@
 
 use super::request::{ErrorCode, RequestId};
 use super::string::{push_quoted, quoted_len};
-use crate::ids::{ConnectionId, MessageId};
+use crate::ids::{GlobalConnectionId, MessageId};
 
 /// The `type` of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +157,7 @@ impl Kind {
 pub fn auth_ok(
     out: &mut Vec<u8>,
     user: &str,
-    connection: ConnectionId,
+    connection: GlobalConnectionId,
     node: &str,
     heartbeat_ms: u64,
     session: &str,
@@ -361,7 +361,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::ids::ShardId;
+    use crate::ids::{ConnectionId, ShardId};
 
     const ID: MessageId = MessageId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
     const ID_TEXT: &str = "014D2PF2DBSQQG28T5CY4TQKFF";
@@ -421,10 +421,10 @@ mod tests {
     #[test]
     fn answers_are_written_as_documented() {
         let (text, int) = (RequestId::Text("a\"\n".into()), RequestId::Int(i64::MIN));
-        let connection = ConnectionId { shard: ShardId(1), slot: 2, generation: 3 };
+        let connection = ConnectionId { shard: ShardId(1), slot: 2, generation: 3 }.of(0x5f00_aa01);
         check(
             |out| auth_ok(out, "u", connection, "n-1", 30_000, "s", false),
-            r#"{"type":"auth:ok","userId":"u","connectionId":"00010000000200000003","node":"n-1","heartbeatMs":30000,"session":"s"}"#,
+            r#"{"type":"auth:ok","userId":"u","connectionId":"5f00aa0100010000000200000003","node":"n-1","heartbeatMs":30000,"session":"s"}"#,
         );
         check(|out| auth_fail(out, "expired"), r#"{"type":"auth:fail","message":"expired"}"#);
         check(|out| pong(out, None, 7), r#"{"type":"pong","ts":7}"#);

@@ -61,6 +61,7 @@ enum Also {
 enum SoFar {
     Published(MessageId, Tally),
     Connections(u32),
+    Unreachable,
     Present(Present),
     Found { rows: Vec<(u64, ConnectionInfo)>, matched: u64, limit: usize },
     Info(Vec<ShardInfo>),
@@ -77,19 +78,17 @@ impl Shard {
         match command {
             Command::Publish(publish) => self.service_publishes(ticket, *publish, now),
             Command::Disconnect { whom, code, reason } => {
-                let home = match &whom {
-                    Whom::User(user) => self.settings.homes.user(user),
-                    Whom::Connection(conn) => conn.shard,
+                let (home, also) = match &whom {
+                    Whom::User(user) => {
+                        let also = self.also(|| Elsewhere::Disconnect(user.clone(), code, reason.clone()));
+                        (Some(self.settings.homes.user(user)), also)
+                    }
+                    Whom::Connection(id) if id.instance == self.settings.instance => {
+                        (self.existing(id.connection.shard), Also::Nothing)
+                    }
+                    Whom::Connection(id) => (None, self.also(|| Elsewhere::Close(*id, code, reason.clone()))),
                 };
-                if home.0 >= self.settings.homes.shards() {
-                    return self.command_done(ticket, Outcome::Connections(0));
-                }
-                let also = match &whom {
-                    Whom::User(user) => self.also(|| Elsewhere::Disconnect(user.clone(), code, reason.clone())),
-                    // An id names a connection of this node.
-                    Whom::Connection(_) => Also::Nothing,
-                };
-                let orders = vec![(home, Order::Disconnect(whom, code, reason))];
+                let orders = home.map(|home| (home, Order::Disconnect(whom, code, reason))).into_iter().collect();
                 self.give(vec![ticket], orders, SoFar::Connections(0), None, also, now);
             }
             Command::Member { user, room, enter } => {
@@ -109,8 +108,16 @@ impl Shard {
             Command::Connections(search) => {
                 let so_far = SoFar::Found { rows: Vec::new(), matched: 0, limit: search.limit as usize };
                 let orders = match (&search.connection, &search.user) {
-                    (Some(conn), _) if conn.shard.0 >= self.settings.homes.shards() => Vec::new(),
-                    (Some(conn), _) => vec![(conn.shard, Order::Find(search))],
+                    (Some(id), _) if id.instance != self.settings.instance => {
+                        match self.living_node(id.instance, now) {
+                            Some(node) => return self.command_done(ticket, Outcome::Elsewhere((*node).into())),
+                            None => Vec::new(),
+                        }
+                    }
+                    (Some(id), _) => {
+                        let home = self.existing(id.connection.shard);
+                        home.map(|home| (home, Order::Find(search))).into_iter().collect()
+                    }
                     (None, Some(user)) => vec![(self.settings.homes.user(user), Order::Find(search))],
                     (None, None) => self.all(&Order::Find(search)),
                 };
@@ -177,6 +184,11 @@ impl Shard {
     /// What is asked of other nodes, where there are any.
     fn also(&self, elsewhere: impl FnOnce() -> Elsewhere) -> Also {
         if self.cluster.is_some() { Also::Ask(elsewhere()) } else { Also::Nothing }
+    }
+
+    /// A shard that an id names, if there is one.
+    fn existing(&self, shard: ShardId) -> Option<ShardId> {
+        Some(shard).filter(|shard| shard.0 < self.settings.homes.shards())
     }
 
     fn all(&self, order: &Order) -> Vec<(ShardId, Order)> {
@@ -256,6 +268,7 @@ impl SoFar {
         match (self, report) {
             (SoFar::Published(_, tally), Report::Delivered(more)) => tally.add(more),
             (SoFar::Connections(count), Report::Connections(more)) => *count += more,
+            (so_far @ SoFar::Connections(_), Report::Unreachable) => *so_far = SoFar::Unreachable,
             (SoFar::Present(all), Report::Present(more)) => {
                 all.users.extend(more.users);
                 all.census.users += more.census.users;
@@ -277,6 +290,7 @@ impl SoFar {
         match self {
             SoFar::Published(id, tally) => Outcome::Published(Published { id, tally }),
             SoFar::Connections(count) => Outcome::Connections(count),
+            SoFar::Unreachable => Outcome::Unreachable,
             SoFar::Present(mut present) => {
                 present.settle();
                 Outcome::Present(present)

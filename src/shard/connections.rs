@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::config::Config;
-use crate::ids::{ConnectionId, ShardId};
+use crate::ids::{ConnectionId, GlobalConnectionId, ShardId};
 use crate::shard::blocks::Blocks;
 use crate::shard::counters::{Counters, Distributions, DropReason};
 use crate::shard::event::Action;
@@ -30,6 +30,7 @@ const AGED_PER_TICK: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Connections {
     pub(super) shard: ShardId,
+    instance: u32,
     rows: Blocks<Row>,
     /// Tenths of a second since the shard's start at which the row wants to be looked at.
     deadlines: Vec<u32>,
@@ -78,9 +79,10 @@ struct Oldest {
 }
 
 impl Connections {
-    pub(super) fn new(shard: ShardId, config: &Config, now: Now) -> Self {
+    pub(super) fn new(shard: ShardId, instance: u32, config: &Config, now: Now) -> Self {
         let mut made = Connections {
             shard,
+            instance,
             rows: Blocks::default(),
             deadlines: Vec::new(),
             outboxes: Outboxes::default(),
@@ -217,6 +219,16 @@ impl Connections {
 
     pub(super) fn id(&self, slot: u32) -> ConnectionId {
         self.row(slot).id(self.shard, slot)
+    }
+
+    /// The connection in a row, for everybody outside this process.
+    pub(super) fn global_id(&self, slot: u32) -> GlobalConnectionId {
+        self.id(slot).of(self.instance)
+    }
+
+    /// As [`find`](Self::find), for an id that came from outside this process.
+    pub(super) fn find_global(&self, id: GlobalConnectionId) -> Option<u32> {
+        if id.instance == self.instance { self.find(id.connection) } else { None }
     }
 
     /// Every row in use.
@@ -374,7 +386,7 @@ mod tests {
 
     fn with_rows(count: u32) -> Connections {
         let now = Now { mono_ms: 0, boot_ms: 0, sub_us: 0, unix_ms: 0 };
-        let mut made = Connections::new(ShardId(0), &Config::default(), now);
+        let mut made = Connections::new(ShardId(0), 7, &Config::default(), now);
         for slot in 0..count {
             let conn = ConnectionId { shard: ShardId(0), slot, generation: 1 };
             made.insert(conn, Row::open(1, State::Active, ([127, 0, 0, 1], 9).into(), 0));

@@ -150,6 +150,10 @@ counters! {
     credit_waits,
     /// Envelopes that found nobody: the connection or topic had gone.
     envelopes_stale,
+    /// Connections to the bus that were made.
+    bus_connects,
+    /// Times the link to the bus was lost.
+    bus_outages,
     /// Messages, answers and questions published on the bus.
     bus_published,
     /// Messages and questions not published because the bus was not up, too much had no answer, or Redis refused.

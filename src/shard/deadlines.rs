@@ -27,6 +27,7 @@ impl Shard {
         }
         self.connections.traces.expire(now);
         self.advance_drain(now);
+        self.relay.tell_shed();
         self.tick_cluster(now);
         self.keep_house(now);
     }

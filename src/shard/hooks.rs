@@ -128,7 +128,7 @@ impl Shard {
             node: &self.settings.node_id,
             timestamp: now.unix_ms,
             user,
-            connection: self.connections.id(slot),
+            connection: self.connections.global_id(slot),
             id,
             to: target(to),
             publication,

@@ -161,7 +161,7 @@ impl Shard {
         let cluster = Cluster::new(&settings, id, &hasher, &mut random, now);
         Shard {
             id,
-            connections: Connections::new(id, &settings.config, now),
+            connections: Connections::new(id, settings.instance, &settings.config, now),
             users: Users::new(hasher.clone()),
             topics: LocalTopics::new(&hasher),
             homes: HomeTopics::new(&hasher),
@@ -291,6 +291,11 @@ impl Shard {
             self.settle(debt, now);
         }
         Some(envelope)
+    }
+
+    /// The number drawn at the start of this process.
+    pub fn instance(&self) -> u32 {
+        self.settings.instance
     }
 
     /// Connections this shard holds.

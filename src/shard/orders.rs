@@ -135,7 +135,7 @@ impl Shard {
             Whom::User(user) => {
                 self.users.find(user).map(|index| self.users.get(index).connections.to_vec()).unwrap_or_default()
             }
-            Whom::Connection(conn) => self.connections.find(*conn).into_iter().collect(),
+            Whom::Connection(conn) => self.connections.find_global(*conn).into_iter().collect(),
         };
         let mut closed = 0;
         for slot in slots {

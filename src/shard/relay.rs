@@ -4,13 +4,19 @@
 //! credit up; the home gives it back when the last destination of what came of it has been taken by the mesh. A destination whose queue is
 //! full lets envelopes wait here, first in first out; so the home's queue is bounded by the credit of all origins, and an origin without
 //! credit stops reading from the client that sends.
+//!
+//! What the bus brings has no origin here that could stop: over its bound, which is lower for what may be dropped, it is given up, and when the
+//! destination has caught up it is told what it was not sent.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use crate::ids::{ConnectionId, ShardId};
-use crate::limits::{MESH_CREDIT_BYTES, MESH_CREDIT_ENVELOPES};
-use crate::protocol::envelope::Envelope;
+use crate::limits::{
+    BUS_ENVELOPES_HIGH, BUS_ENVELOPES_LOW, BUS_ENVELOPES_MAX, MESH_CREDIT_BYTES, MESH_CREDIT_ENVELOPES,
+};
+use crate::protocol::class::Class;
+use crate::protocol::envelope::{Envelope, Topic};
 
 /// Credit in use for one message; given back when the last clone is gone.
 #[derive(Clone, Debug)]
@@ -38,6 +44,8 @@ struct Lane {
     owed: Amount,
     /// Clients that are not read from until there is credit again.
     waiting: BTreeSet<ConnectionId>,
+    /// Messages of the bus that were given up, by what they were for: at most every topic at home here.
+    shed: BTreeMap<(Topic, Box<str>), u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -111,6 +119,33 @@ impl Relay {
     /// Envelopes that wait for `to`.
     pub(super) fn waiting_for(&self, to: ShardId) -> usize {
         self.lanes[to.index()].queue.len()
+    }
+
+    /// Whether there is room for a message of the bus to another shard. Where there is none, it is given up, and that is remembered.
+    #[must_use]
+    pub(super) fn has_room(&mut self, to: ShardId, class: Class, topic: Topic, name: &str) -> bool {
+        let max = match class {
+            Class::Urgent | Class::Normal => BUS_ENVELOPES_MAX,
+            Class::Latest | Class::Droppable => BUS_ENVELOPES_HIGH,
+        };
+        if self.waiting_for(to) < max {
+            return true;
+        }
+        let lane = &mut self.lanes[to.index()];
+        let dropped = lane.shed.entry((topic, name.into())).or_default();
+        *dropped = dropped.saturating_add(1);
+        false
+    }
+
+    /// Tells shards that have caught up what they were not sent.
+    pub(super) fn tell_shed(&mut self) {
+        for lane in &mut self.lanes {
+            while lane.queue.len() < BUS_ENVELOPES_LOW
+                && let Some(((topic, name), dropped)) = lane.shed.pop_first()
+            {
+                lane.queue.push_back((Envelope::Shed { topic, name, dropped }, None));
+            }
+        }
     }
 
     /// Payload bytes of what [`Relay::take`] returns next.

@@ -4,11 +4,10 @@ use bytes::Bytes;
 
 use crate::cluster::parcel::Target;
 use crate::ids::{ConnectionId, MessageId, ShardId};
-use crate::limits::BUS_ENVELOPES_MAX;
 use crate::protocol::class::Class;
 use crate::protocol::command::Tally;
 use crate::protocol::envelope::{Envelope, Publication, ReplyTo, Telling, Then, Topic};
-use crate::protocol::reply::{self, OkFields, Status};
+use crate::protocol::reply::{self, OkFields, Place, Status};
 use crate::protocol::tags::Tags;
 use crate::shard::Shard;
 use crate::shard::cluster::Fate;
@@ -85,6 +84,7 @@ impl Shard {
             Envelope::Deliver { topic, name, publication, except, except_user } => {
                 self.deliver_to_members(topic, &name, publication, except, except_user.as_deref(), now);
             }
+            Envelope::Shed { topic, name, dropped } => self.tell_shed(topic, &name, dropped, now),
             Envelope::Answer { conn, frame } => self.answer(conn, frame, now),
             Envelope::Presence { topic, name, conn, id } => {
                 let debt = self.relay.debt(from, bytes);
@@ -111,6 +111,7 @@ impl Shard {
             Envelope::Announce { room, user, enters } => self.announce(&room, &user, enters, now),
             Envelope::Report { ticket, report } => self.reported(ticket, *report, now),
             Envelope::Standing(standing) => self.standing_changed(standing, now),
+            Envelope::Announced(epoch) => self.announced(from, epoch, now),
             Envelope::Question { conn, number, question } => {
                 let debt = self.relay.debt(from, bytes);
                 self.connections.actions.push_back(Action::Ask { conn, number, question });
@@ -185,8 +186,8 @@ impl Shard {
                 here = true;
                 continue;
             }
-            if debt.is_none() && self.relay.waiting_for(shard) >= BUS_ENVELOPES_MAX {
-                // What comes from the bus has no sender here who could be made to wait.
+            // What comes from the bus has no sender here who could be made to wait.
+            if debt.is_none() && !self.relay.has_room(shard, publication.class, topic, name) {
                 self.connections.counters.bus_shed += 1;
                 continue;
             }
@@ -240,6 +241,25 @@ impl Shard {
                 continue;
             }
             self.connections.push(member.slot, &mut frame, manner, now);
+        }
+    }
+
+    /// Tells the connections of this shard that are in a topic how many messages of it did not come here.
+    fn tell_shed(&mut self, topic: Topic, name: &str, dropped: u32, now: Now) {
+        let Some(index) = self.topics.find(topic, name) else {
+            self.connections.counters.envelopes_stale += 1;
+            return;
+        };
+        let place = match topic {
+            Topic::Room => Place::Room(name),
+            Topic::Channel => Place::Channel(name),
+        };
+        let mut frame = Shared::text(256, |out| reply::gap(out, Some(place), dropped));
+        let members = &self.topics.get(index).members;
+        let manner = Manner { bulk: members.len() >= BULK_MEMBERS_MIN, ..Manner::PLAIN };
+        for member in members {
+            let told = self.connections.push(member.slot, &mut frame, manner, now);
+            self.connections.counters.gaps_told += u64::from(told);
         }
     }
 

@@ -49,7 +49,7 @@ impl Shard {
         if found.is_empty() {
             return self.report(asker, number, Report::Found(found, matched), debt, now);
         }
-        let conns = found.iter().map(|(_, info)| info.connection).collect();
+        let conns = found.iter().map(|(_, info)| info.connection.connection).collect();
         let ticket = self.commands.searches.next;
         self.commands.searches.next = ticket.wrapping_add(1);
         let open = Open { asker, number, by: search.by, limit, matched, found, debt };
@@ -94,7 +94,7 @@ impl Shard {
             }
         };
         if let Some(conn) = search.connection {
-            self.connections.find(conn).into_iter().for_each(&mut consider);
+            self.connections.find_global(conn).into_iter().for_each(&mut consider);
         } else if let Some(user) = &search.user {
             let index = self.users.find(user);
             index.iter().flat_map(|i| self.users.get(*i).connections.iter().copied()).for_each(&mut consider);
@@ -143,7 +143,7 @@ impl Shard {
         let outbox = self.connections.outbox_of(slot);
         let since = |then_ds: u32| u64::from(self.connections.ds(now).saturating_sub(then_ds)) * 100;
         ConnectionInfo {
-            connection: self.connections.id(slot),
+            connection: self.connections.global_id(slot),
             user: (row.user != NONE).then(|| Box::from(self.users.get(row.user).name.as_ref())),
             shard: self.id.0,
             state: self.state_name(row, now).into(),

@@ -248,12 +248,12 @@ impl Shard {
 
     /// `auth:ok`.
     fn welcome(&mut self, slot: u32, local: bool, now: Now) {
-        let conn = self.connections.id(slot);
+        let conn = self.connections.global_id(slot);
         let user = self.users.get(self.connections.row(slot).user).name.clone();
         let settings = self.settings.clone();
         let heartbeat_ms = settings.config.session.heartbeat_interval_ms;
         let session = conn.to_string();
-        let capacity = 160 + user.len() + settings.node_id.len();
+        let capacity = 176 + user.len() + settings.node_id.len();
         self.say(
             slot,
             capacity,

@@ -21,7 +21,7 @@ impl Shard {
     fn tell(&mut self, slot: u32, what: What, now: Now) {
         let row = self.connections.row(slot);
         let user = Box::from(self.users.get(row.user).name.as_ref());
-        let happening = Happening { timestamp: now.unix_ms, user, connection: self.connections.id(slot), what };
+        let happening = Happening { timestamp: now.unix_ms, user, connection: self.connections.global_id(slot), what };
         self.connections.actions.push_back(Action::Tell(Box::new(happening)));
     }
 

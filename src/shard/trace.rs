@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use serde::Deserialize;
 
-use crate::ids::ConnectionId;
+use crate::ids::GlobalConnectionId;
 use crate::protocol::class::Class;
 use crate::protocol::command::{Traced, TracedWhat};
 use crate::shard::Shard;
@@ -102,7 +102,7 @@ impl Traces {
 impl Connections {
     /// Something happened to a connection of a user that may be followed. `text` is the message, where there is one.
     pub(super) fn trace(&mut self, slot: u32, what: TracedWhat, text: &[u8], class: Option<Class>, now: Now) {
-        let (index, conn) = (self.row(slot).user, self.id(slot));
+        let (index, conn) = (self.row(slot).user, self.global_id(slot));
         self.traces.record(index, |content| traced(conn, what, text, class, content, now));
     }
 }
@@ -116,7 +116,7 @@ impl Shard {
 }
 
 fn traced(
-    connection: ConnectionId,
+    connection: GlobalConnectionId,
     what: TracedWhat,
     text: &[u8],
     class: Option<Class>,
@@ -147,14 +147,14 @@ fn traced(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ShardId;
+    use crate::ids::{ConnectionId, ShardId};
 
     fn at(mono_ms: u64) -> Now {
         Now { mono_ms, boot_ms: mono_ms, unix_ms: 1, sub_us: 2 }
     }
 
     fn event(text: &'static str) -> impl FnOnce(bool) -> Traced {
-        let conn = ConnectionId { shard: ShardId(0), slot: 1, generation: 2 };
+        let conn = ConnectionId { shard: ShardId(0), slot: 1, generation: 2 }.of(7);
         move |content| traced(conn, TracedWhat::In, text.as_bytes(), None, content, at(0))
     }
 

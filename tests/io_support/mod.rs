@@ -136,7 +136,7 @@ unsafe impl Machine for StandIn {
                     return self.close(conn);
                 }
                 let (id, shards, hops) = (self.id, self.shards, self.hops);
-                let Some(c) = self.get(conn) else { panic!("bytes for {conn}, which is gone") };
+                let Some(c) = self.get(conn) else { panic!("bytes for {conn:?}, which is gone") };
                 assert!(!c.ended, "bytes after the end");
                 if c.hops < hops && c.bytes == 0 {
                     let state = Box::new(state(c.hops + 1, data));

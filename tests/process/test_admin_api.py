@@ -120,8 +120,14 @@ def test_disconnect_by_user_and_by_connection(gateway, admin, connect):
     c = connect(gateway, "gone")
     admin.call("disconnect", user=c.user, code=1000, reason="")
     assert c.closed() == (1000, "")
-    for bad in ("f" * 20, "0" * 20):
-        assert admin.call("disconnect", connection=bad) == {"count": 0}
+    # Another start of this node, or of any; and no such shard, or none at all, of this one.
+    instance = c.welcome["connectionId"][:8]
+    for nobodys in ("f" * 28, "0" * 28, instance + "f" * 20, instance + "0" * 20):
+        assert admin.call("disconnect", connection=nobodys) == {"count": 0}
+        assert admin.call("connections", connection=nobodys) == {"connections": [], "matched": 0}
+    for bad in ("", "f" * 20, "f" * 27, "g" * 28, c.user):
+        refused = admin.refused("disconnect", connection=bad)
+        assert refused.status == 400 and "expected 28 hexadecimal digits" in refused.message
 
 
 def test_server_side_membership(gateway, admin, connect, unique):

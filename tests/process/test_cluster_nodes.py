@@ -92,6 +92,29 @@ def test_stopped_for_longer_than_its_lease_and_back(start_cluster, connect, rout
     assert figure(cluster[1], *OUTSIDE_LEASE) > 0, "what came while it was stopped is counted"
 
 
+def test_what_became_of_a_connection_on_a_node_that_is_away_is_not_made_up(start_cluster, connect):
+    cluster = start_cluster("registry", 3, QUICK)
+    stopped, killed = (connect(cluster[node], "ann").welcome["connectionId"] for node in (1, 2))
+    with Admin(cluster[0]) as admin:
+        cluster[1].signal(signal.SIGSTOP)
+        try:
+            refused = admin.refused("disconnect", connection=stopped)
+        finally:
+            cluster[1].signal(signal.SIGCONT)
+        assert (refused.status, refused.code) == (503, "unavailable")
+        cluster[2].kill()
+
+        def known_to_be_gone():
+            status, answer = admin.post("disconnect", {"connection": killed})
+            assert status == 503 or answer == {"count": 0}, answer
+            return status == 200
+
+        eventually(known_to_be_gone, "nobody has it any more", RECOVERY_S)
+        cluster.redis.kill()
+        refused = admin.refused("disconnect", connection=stopped)
+        assert (refused.status, refused.code) == (503, "unavailable")
+
+
 @EVERY
 def test_drain_under_traffic(start_cluster, unique, routing):
     """Whoever was answered `delivered` was: the clients were told to go, and everything that was theirs came first."""

@@ -177,6 +177,48 @@ def test_a_wrong_password_from_the_start(connect):
             assert "not-right" not in cluster[0].log()
 
 
+@pytest.mark.parametrize("routing, how", [("registry", "killed"), ("registry", "hung"), ("broadcast", "killed")])
+def test_what_an_operator_sees_of_an_outage(start_cluster, connect, routing, how):
+    """Ready all the same, and it says what is the matter; figures that tell; one line in the log, and one when it is over."""
+    cluster = start_cluster(routing, 2, {"redis.lease_ttl": "3s", "redis.timeout": "2s"})
+    node, redis = cluster[0], cluster.redis
+    alice, bob = connect(node, "alice"), connect(cluster[1], "bob")
+    alice.request("join", roomId="r")
+    assert status(alice, bob.user, "before") == "delivered"
+    with Admin(node) as admin:
+        values = lambda family: list(admin.metrics()[family][2].values())
+        link = lambda: admin.metrics()["ringgate_unicasts_unavailable_total"][2]['ringgate_unicasts_unavailable_total{cause="link"}']
+        count = lambda name: sum(values(f"ringgate_bus_{name}_total"))
+        shards = len(values("ringgate_bus_state"))
+        assert admin.json("/readyz") == (200, {"status": "ready", "bus": "up"})
+        assert set(values("ringgate_bus_state")) == {3} and 0 not in values("ringgate_bus_epoch")
+        assert (count("outages"), count("connects"), link()) == (0, 2 * shards, 0)
+        refused, logged = count("refused"), len(node.log().splitlines())
+
+        redis.kill() if how == "killed" else redis.hang()
+        try:
+            eventually(lambda: admin.json("/readyz") == (200, {"status": "ready", "bus": "down"}), "it says so", 10)
+            eventually(lambda: set(values("ringgate_bus_state")) == {1}, "and so does every shard", 10)
+            assert admin.json("/health")[1]["bus"] == "down"
+            for _ in range(5):
+                assert status(alice, bob.user, "refused") == "unavailable"
+            assert alice.request("message", roomId="r", content="here only")["local"] is True
+            eventually(lambda: link() == 5, "five messages were refused for want of a link")
+            eventually(lambda: count("refused") > refused, "one for a room was not published")
+            eventually(lambda: sum(values("ringgate_bus_unanswered")) == 0, "nothing waits for an answer")
+            eventually(lambda: set(values("ringgate_bus_epoch")) == {0}, "it has no lease any more", 10)
+        finally:
+            redis.start() if how == "killed" else redis.go_on()
+        eventually(lambda: admin.json("/readyz") == (200, {"status": "ready", "bus": "up"}), "it is over", 20)
+        eventually(lambda: set(values("ringgate_bus_state")) == {3} and 0 not in values("ringgate_bus_epoch"), "on every shard")
+        eventually(lambda: status(alice, bob.user, "after") == "delivered", "they find each other", 10)
+        assert count("outages") == shards and count("connects") > 2 * shards
+    said = node.log().splitlines()[logged:]
+    alarming = [line for line in said if " WARN " in line or " ERROR " in line]
+    assert len(alarming) == 1 and "the bus is down" in alarming[0] and "why=" in alarming[0], said
+    assert len([line for line in said if "the bus is up" in line]) == 1, said
+
+
 def test_ready_needs_the_bus_where_the_operator_says_so(start_cluster):
     cluster = start_cluster("registry", 1, {**QUICK, "cluster.ready_needs_bus": True})
     with Admin(cluster[0]) as admin:

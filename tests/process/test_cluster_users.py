@@ -209,6 +209,30 @@ def test_services_disconnect_users_on_other_nodes(cluster, connect, unique):
     assert stays.fence() == []
 
 
+def test_services_disconnect_one_connection_on_another_node(cluster, connect):
+    devices = [connect(cluster[1], "gone") for _ in range(2)]
+    with Admin(cluster[0]) as admin:
+        assert admin.call("disconnect", connection=devices[1].welcome["connectionId"]) == {"count": 1}
+        assert devices[1].closed() == (4003, "disconnected")
+        assert admin.call("disconnect", connection=devices[1].welcome["connectionId"]) == {"count": 0}
+        refused = admin.refused("disconnect", connection=devices[0].welcome["connectionId"][8:])
+        assert refused.status == 400 and "expected 28 hexadecimal digits" in refused.message
+    assert devices[0].fence() == []
+
+
+def test_operators_are_told_which_node_has_a_connection(cluster, connect):
+    client = connect(cluster[1], "ann")
+    id = client.welcome["connectionId"]
+    with Admin(cluster[0]) as admin, Admin(cluster[1]) as its:
+        refused = admin.refused("connections", connection=id)
+        assert refused.status == 400 and '"n1"' in refused.message
+        assert [found["user"] for found in its.call("connections", connection=id)["connections"]] == [client.user]
+        nobodys = f"{int(id[:8], 16) ^ 1:08x}{id[8:]}"
+        assert admin.call("connections", connection=nobodys) == {"connections": [], "matched": 0}
+        assert admin.call("disconnect", connection=nobodys) == {"count": 0}
+    assert client.fence() == []
+
+
 def test_services_ask_where_a_user_is(cluster, connect, unique):
     phone, tablet, laptop = connect(cluster[0], "ann"), connect(cluster[1], "ann"), connect(cluster[1], "ann")
     with Admin(cluster[2]) as admin:

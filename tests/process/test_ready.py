@@ -22,7 +22,7 @@ def test_a_shard_that_hangs_makes_it_503_and_200_when_it_goes_on(start, connect,
     assert ready(gateway) == (200, {"status": "ready"})
     # Of several users some are at home elsewhere.
     clients = [connect(gateway, f"u{n}") for n in range(12)]
-    home = lambda client: int(client.welcome["connectionId"][:4], 16)  # noqa: E731
+    home = lambda client: int(client.welcome["connectionId"][8:12], 16)  # noqa: E731
     others = [client for client in clients if home(client) != which]
     with stopped(shard_threads(gateway.pid)[which]):
         began = time.monotonic()

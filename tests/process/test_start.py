@@ -314,6 +314,15 @@ def test_an_unknown_name_in_the_environment_is_a_warning():
         assert "RINGGATE_SERVICE_HOST" in gateway.log()
 
 
+def test_a_heartbeat_timeout_without_pings_is_a_warning():
+    """It closes clients that are well, and only silent."""
+    silent = {"session.heartbeat_interval": 0, "session.heartbeat_timeout": "40s"}
+    result = run("check-config", *(word for key, value in silent.items() for word in ("--set", f"{key}={value}")))
+    assert result.returncode == 0 and "warning: session.heartbeat_interval is 0" in result.stderr, result.stderr
+    with Gateway(silent) as gateway:
+        assert "session.heartbeat_interval is 0" in gateway.log()
+
+
 def test_set_takes_lists_and_strings_without_quotes():
     origins = '["https://a.example", "https://b.example"]'
     args = ["--set", f"listen.allowed_origins={origins}", "--set", "limits.message_size=1MiB", "--set", "log.format=json"]

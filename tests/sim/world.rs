@@ -321,7 +321,7 @@ impl World {
                 Action::HandOver { conn, to, state } => {
                     assert_ne!(to.index(), host, "nobody is handed over to where it is");
                     assert!(state.leftover.len() <= HANDOVER_LEFTOVER_BYTES_MAX, "too much for one datagram");
-                    let Some(socket) = self.vacate(host, conn) else { panic!("{conn} has no socket to hand over") };
+                    let Some(socket) = self.vacate(host, conn) else { panic!("{conn:?} has no socket to hand over") };
                     let state = postcard::to_allocvec(&*state).expect("a hand-over can be written");
                     let due = self.turns + self.rng.u64(..=self.faults.delay);
                     self.moving.push(Moving { due, to: to.index(), socket, state });
@@ -359,7 +359,7 @@ impl World {
 
     /// As the kernel does: unread input makes a reset of the close, and that may overtake what is still on its way to the client.
     fn close(&mut self, host: usize, conn: ConnectionId) {
-        let Some(socket) = self.vacate(host, conn) else { panic!("{conn} was closed twice") };
+        let Some(socket) = self.vacate(host, conn) else { panic!("{conn:?} was closed twice") };
         let unread = self.sockets[socket].up.len() > 0;
         let lost = unread && self.faults.short_read > 0.0 && self.rng.bool();
         let socket = &mut self.sockets[socket];
@@ -376,14 +376,14 @@ impl World {
         while let Some(conn) = self.hosts[host].shard.next_dirty() {
             rounds += 1;
             assert!(rounds < 1_000_000, "flushing does not come to an end");
-            let seat = *self.find(host, conn).unwrap_or_else(|| panic!("{conn} is dirty and has no socket"));
+            let seat = *self.find(host, conn).unwrap_or_else(|| panic!("{conn:?} is dirty and has no socket"));
             let bytes = match self.hosts[host].shard.gather(conn, &mut self.scratch) {
                 Gathered::Empty => continue,
                 Gathered::Copied(len) => self.scratch[..len].to_vec(),
                 Gathered::Direct(bytes) => bytes.to_vec(),
             };
             assert!(!bytes.is_empty(), "nothing was gathered, and not called that");
-            assert!(!seat.blocked, "{conn} is flushed before it is writable");
+            assert!(!seat.blocked, "{conn:?} is flushed before it is writable");
             let short = self.rng.f64() < self.faults.short_write;
             let most = if short { self.rng.usize(..=bytes.len()) } else { bytes.len() };
             let socket = &mut self.sockets[seat.socket];

@@ -70,7 +70,7 @@ fn publish_reads_every_addressee_and_option() {
 
 #[test]
 fn the_other_verbs_are_read() {
-    let conn = ConnectionId { shard: ShardId(1), slot: 2, generation: 3 };
+    let conn = ConnectionId { shard: ShardId(1), slot: 2, generation: 3 }.of(0x5f00_aa01);
     let Command::Disconnect { whom, code, reason } = command("disconnect", &format!(r#"{{"connection":"{conn}"}}"#))
     else {
         panic!()
@@ -105,7 +105,7 @@ fn the_other_verbs_are_read() {
 #[test]
 fn what_is_wrong_is_named() {
     let long = format!(r#"{{"to":{{"user":"{}"}},"content":1}}"#, "x".repeat(129));
-    let table: [(&str, &str, u16, &str); 26] = [
+    let table: [(&str, &str, u16, &str); 27] = [
         ("publish", "", 400, "Invalid JSON"),
         ("publish", "{", 400, "Invalid JSON"),
         ("publish", "[]", 400, "expected"),
@@ -125,7 +125,8 @@ fn what_is_wrong_is_named() {
         ("publish", r#"{"to":{"user":"u"},"content":1,"idempotency_key":""}"#, 400, "idempotency_key has 0 bytes"),
         ("disconnect", r#"{"user":"u","code":1005}"#, 400, "code is 1005"),
         ("disconnect", r#"{"user":"u","code":3000}"#, 400, "code is 3000"),
-        ("disconnect", r#"{"connection":"x"}"#, 400, "not a connection id"),
+        ("disconnect", r#"{"connection":"x"}"#, 400, "connection: not a connection id; expected 28 hexadecimal digits"),
+        ("connections", r#"{"connection":"00010000000200000003"}"#, 400, "connection: not a connection id"),
         ("disconnect", r#"{"user":"u","connection":"x"}"#, 400, "either user or connection"),
         ("join", r#"{"user":"u"}"#, 400, "missing field `room`"),
         ("connections", r#"{"limit":1001}"#, 400, "limit is 1001"),

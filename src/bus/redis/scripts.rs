@@ -272,12 +272,13 @@ pub fn lease_answer(ask: lease::Ask, reply: &Value) -> lease::Answer {
 /// The leases of a poll; `None` if it is no such reply. Leases that make no sense are left out.
 pub fn leases(reply: &Value) -> Option<Vec<Polled>> {
     let Value::Array(items) = reply else { return None };
-    let polled = items.chunks_exact(4).filter_map(|lease| {
+    let polled = items.chunks_exact(5).filter_map(|lease| {
         let node = Rc::from(text(&lease[0])?);
         let epoch = text(&lease[1])?.parse().ok()?;
-        let remaining_ms = text(&lease[2])?.parse().ok()?;
-        let about = About::decode(text(&lease[3])?).unwrap_or_default();
-        Some(Polled { node, epoch, remaining_ms, about })
+        let instance = text(&lease[2])?.parse().ok()?;
+        let remaining_ms = text(&lease[3])?.parse().ok()?;
+        let about = About::decode(text(&lease[4])?).unwrap_or_default();
+        Some(Polled { node, epoch, instance, remaining_ms, about })
     });
     Some(polled.collect())
 }

@@ -19,6 +19,7 @@ use super::pipeline::Pipeline;
 use super::pubsub::Subscriber;
 use super::scripts::{Scripts, Stamp};
 use super::target::{Address, Target};
+use super::trouble::Trouble;
 use crate::cluster::agent::{Action, Event, probe_channel};
 use crate::cluster::lease;
 use crate::cluster::link::{Side, State};
@@ -167,6 +168,7 @@ impl Wires {
             Outgoing::Sample { grave } => self.sample(grave, now_ms),
             Outgoing::Remove { grave, users } => self.remove(&grave, &users, now_ms),
             Outgoing::Retire => self.plan.about.weight = 0,
+            Outgoing::Announced => self.plan.about.announcing = false,
             Outgoing::Bury { node, epoch } => {
                 let call = self.scripts.lease_reap(&node, epoch);
                 self.send(Token::Other, &call, now_ms);
@@ -182,6 +184,7 @@ impl Wires {
             Action::Row { write, row, lease_ends_ms } => self.rows.push((write, row, lease_ends_ms)),
             Action::Channel(write) => self.channels.push(write),
             Action::Lease(command) => {
+                self.plan.about.announcing |= matches!(command.kind, lease::Ask::Acquire { .. });
                 let (about, ttl_ms) = (&self.plan.about, self.plan.lease_ttl_ms);
                 let call = self.scripts.lease(&command, self.plan.instance, ttl_ms, about);
                 self.send(Token::Lease { ticket: command.ticket, ask: command.kind }, &call, now_ms);
@@ -384,7 +387,8 @@ impl Wires {
                 Event::Connected(side)
             }
             Err(error) => {
-                self.complain("open", Complaint::Open(side, error));
+                let kind = error.trouble().map_or("open", Trouble::name);
+                self.complain(kind, Complaint::Open(side, error));
                 Event::Refused(side)
             }
         };

@@ -103,6 +103,8 @@ pub struct Exchange {
     /// What was sent no later than this is given up, a grace after it.
     lost_ms: Option<u64>,
     doubt: Option<Doubt>,
+    /// Other nodes have users that the registry does not know yet.
+    announcing: bool,
     messages: Messages,
     /// Those that wait, by their order, which is that of their deadlines.
     waits: BTreeMap<u64, Key>,
@@ -176,6 +178,7 @@ impl Exchange {
             up: false,
             lost_ms: None,
             doubt: None,
+            announcing: false,
             messages: Messages::default(),
             waits: BTreeMap::new(),
             lookups: Lookups::new(waiting, hasher.clone()),
@@ -293,6 +296,12 @@ impl Exchange {
             Mode::Registry => self.bury_destinations(clock),
             Mode::Broadcast => self.polled_nodes(asked_boot_ms, clock),
         }
+    }
+
+    /// Whether other nodes are known, or may be, whose users are not all in the registry (yet): while there are any, nobody is believed to be
+    /// nowhere.
+    pub fn announcing(&mut self, announcing: bool) {
+        self.announcing = announcing;
     }
 
     /// How the lease of this node stands.

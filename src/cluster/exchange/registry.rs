@@ -95,7 +95,7 @@ impl Exchange {
         let Some(rows) = rows else {
             return waited.messages.into_iter().for_each(|(_, key)| self.give_up(key, Cause::Refused));
         };
-        if !rows.is_empty() || self.doubt.is_none() {
+        if !rows.is_empty() || !self.is_in_doubt() {
             self.routes.insert(&user, rows.clone());
         }
         let mut messages = waited.messages.into_iter();
@@ -203,7 +203,7 @@ impl Exchange {
                 }
                 message.left.clear();
                 survey.open.extend(survey.left.drain(..));
-            } else if self.doubt.is_some() {
+            } else if self.is_in_doubt() {
                 return Placed::Hold(Cause::Forgotten);
             } else if !asked_for {
                 return Placed::Ask;

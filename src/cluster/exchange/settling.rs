@@ -80,6 +80,11 @@ impl Exchange {
         self.give_up_broadcasts(u64::MAX, Cause::Lost);
     }
 
+    /// Whether a user may be somewhere although the registry knows of nothing.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubt.is_some() || self.announcing
+    }
+
     /// From now on nobody is believed to be nowhere.
     pub(super) fn doubt_registry(&mut self, clock: Clock) {
         let until_ms = self.up.then_some(clock.mono_ms + self.settings.doubt_ms);

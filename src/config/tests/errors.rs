@@ -194,11 +194,17 @@ fn what_one_can_live_with_is_a_warning() {
     let table: &[(&[&str], &str)] = &[
         (&["limits.message_size=16MiB"], "limits.message_size is more than limits.bytes_per_second"),
         (&["listen.client=0.0.0.0:1", "auth.allow_insecure=true"], "anybody who reaches it can be anybody"),
+        (
+            &["session.heartbeat_interval=0", "session.heartbeat_timeout=40s"],
+            "session.heartbeat_timeout = \"40s\" closes every client that says nothing",
+        ),
     ];
     for (set, expect) in table {
         let warnings = load(&from_set(set)).unwrap().warnings;
         assert!(warnings.len() == 1 && warnings[0].contains(expect), "{set:?}: {warnings:?}");
     }
+    let neither = ["session.heartbeat_interval=0", "session.heartbeat_timeout=0"];
+    assert_eq!(load(&from_set(&neither)).unwrap().warnings, [] as [String; 0]);
 }
 
 #[test]

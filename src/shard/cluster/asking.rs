@@ -7,8 +7,9 @@ use ahash::RandomState;
 
 use super::publishing::Fate;
 use super::{shared, topic_channel, user_channel};
-use crate::cluster::agent::own_channel;
+use crate::cluster::agent::{own_channel, probe_channel};
 use crate::cluster::inquiry::{Inquiry, Said, What};
+use crate::ids::GlobalConnectionId;
 use crate::limits::PRESENCE_USERS_MAX;
 use crate::protocol::command::{Place, Present, Report, Whom};
 use crate::protocol::envelope::{Census, Then, Topic};
@@ -23,6 +24,8 @@ pub(in crate::shard) enum Purpose {
     Present(u32),
     /// A command of the server API: how many connections were concerned.
     Connections(u32),
+    /// A command of the server API, by its number here: whether this process has closed a connection.
+    Closed(u32, u32),
     /// A client's question who is in a topic, by its number here.
     Topic(u32),
     /// A user has come into a room, or left it: see [`super::comings`].
@@ -43,6 +46,8 @@ pub(in crate::shard) enum Elsewhere {
     Presence(Place),
     /// Close the connections of a user.
     Disconnect(Box<str>, u16, Box<str>),
+    /// Close one connection.
+    Close(GlobalConnectionId, u16, Box<str>),
     /// Put the connections of a user into a room, or take them out.
     Member {
         /// The user.
@@ -101,6 +106,11 @@ impl Shard {
                 let what = What::Disconnect { code: *code, reason };
                 self.ask(&user_channel(user), what, Purpose::Connections(number), now);
             }
+            Elsewhere::Close(id, code, reason) => {
+                let channel = probe_channel(id.instance, id.connection.shard);
+                let what = What::Close { connection: id.connection, code: *code, reason };
+                self.ask(&channel, what, Purpose::Closed(number, id.instance), now);
+            }
             Elsewhere::Member { user, room, enter } => {
                 let what = What::Member { room, enter: *enter };
                 self.ask(&user_channel(user), what, Purpose::Connections(number), now);
@@ -130,9 +140,14 @@ impl Shard {
 
     /// A question was published, or could not be.
     pub(super) fn question_published(&mut self, ticket: u32, heard: Option<u64>, now: Now) {
-        let open = self.cluster.as_mut().and_then(|cluster| cluster.asking.open.get_mut(&ticket));
-        if let Some(question) = open {
-            question.heard = Some(heard.unwrap_or(0));
+        let Some(cluster) = &mut self.cluster else { return };
+        let open = &mut cluster.asking.open;
+        if heard.is_none() {
+            if let Some(question) = open.remove(&ticket) {
+                self.answered(question, now);
+            }
+        } else if let Some(question) = open.get_mut(&ticket) {
+            question.heard = heard;
             self.answer_if_complete(ticket, now);
         }
     }
@@ -162,8 +177,14 @@ impl Shard {
 
     /// Everybody has answered, or nobody else will.
     fn answered(&mut self, question: Question, now: Now) {
-        let Question { purpose, present, connections, .. } = question;
+        let Question { purpose, heard, answers, present, connections } = question;
         match purpose {
+            Purpose::Closed(number, instance) => {
+                // Where nobody hears it that process is over, unless it lives and is deaf.
+                let known = answers > 0 || heard == Some(0) && self.living_node(instance, now).is_none();
+                let report = if known { Report::Connections(connections) } else { Report::Unreachable };
+                self.reported(number, report, now);
+            }
             Purpose::Present(number) => self.reported(number, Report::Present(present), now),
             Purpose::Connections(number) => self.reported(number, Report::Connections(connections), now),
             Purpose::Topic(ticket) => self.counted(ticket, present.users, present.census, now),
@@ -227,6 +248,10 @@ impl Shard {
                 return self.after_membership(user, room, enter, then, None, now);
             }
             (Some(("user", user)), What::InRoom { room }) => return self.asked_in_room(user, room, asker, now),
+            (Some(("probe", _)), What::Close { connection, code, reason }) => {
+                let whom = Whom::Connection(connection.of(self.settings.instance));
+                Said::Connections(self.disconnect(&whom, code, reason, now))
+            }
             _ => Said::Nothing,
         };
         self.answer_node(&asker, said, now);

@@ -37,7 +37,7 @@ use super::{Leaving, topic_channel, user_channel};
 use crate::cluster::agent::Event as AgentEvent;
 use crate::cluster::inquiry::{Inquiry, Said, What};
 use crate::ids::ShardId;
-use crate::limits::{BUS_ENVELOPES_MAX, ROOM_COMINGS_MAX, ROOM_COMINGS_OWED_MAX};
+use crate::limits::{BUS_ENVELOPES_HIGH, ROOM_COMINGS_MAX, ROOM_COMINGS_OWED_MAX};
 use crate::protocol::envelope::{Envelope, Telling, Topic};
 use crate::shard::Shard;
 use crate::shard::presence::Asker;
@@ -334,7 +334,7 @@ impl Shard {
         let home = self.settings.homes.topic(Topic::Room, room);
         if home == self.id {
             self.announce(room, user, enters, now);
-        } else if self.relay.waiting_for(home) >= BUS_ENVELOPES_MAX {
+        } else if self.relay.waiting_for(home) >= BUS_ENVELOPES_HIGH {
             self.connections.counters.bus_shed += 1;
         } else {
             self.relay.send(home, Envelope::Announce { room: room.into(), user: user.into(), enters }, None);

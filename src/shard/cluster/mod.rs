@@ -15,6 +15,7 @@
 //!
 //! Without a cluster there is none of this, and nobody asks for it but for one branch here and there.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use ahash::RandomState;
@@ -55,6 +56,8 @@ pub(super) use waiting::Admission;
 
 /// How long a channel waits for others to be subscribed to with it: its client waits too.
 const CHANNEL_DELAY_MS: u64 = 1;
+/// The shard that has the lease of the node.
+const LEASE_SHARD: ShardId = ShardId(0);
 /// The channel for everybody.
 const BROADCAST: &str = "broadcast";
 
@@ -75,6 +78,8 @@ pub(super) struct Cluster {
     moving: Option<Moving>,
     /// When the leases were asked for last (boottime).
     polled_boot_ms: Option<u64>,
+    /// On the shard that has the lease: the shards that have announced everybody, and under which epoch.
+    announced: (u64, BTreeSet<ShardId>),
     leaving: Leaving,
 }
 
@@ -110,7 +115,7 @@ impl Cluster {
         let delay_ms = CHANNEL_DELAY_MS.min(redis.batch_delay_ms);
         let channels = Pace { batch_delay_ms: delay_ms, renew_every_ms: 0, ..rows };
         let identity = Identity { shard, instance: settings.instance, timeout_ms: redis.timeout_ms, rows, channels };
-        let has_lease = shard == ShardId(0);
+        let has_lease = shard == LEASE_SHARD;
         let lease = has_lease.then(|| Lease::new(&settings.node_id, redis.lease_ttl_ms, random.u64(..)));
         let mut agent = Agent::new(&identity, lease, random.u64(..), hasher.clone());
         let origin = Origin { instance: settings.instance, shard };
@@ -132,6 +137,7 @@ impl Cluster {
             comings: comings::Comings::new(hasher),
             moving: (routing == Routing::Hash).then(|| Moving::new(random.u64(..), hasher.clone())),
             polled_boot_ms: None,
+            announced: Default::default(),
             leaving: Leaving::Not,
         }))
     }
@@ -227,16 +233,31 @@ impl Shard {
         Some(ClusterInfo { lease, nodes: cluster.nodes.live(now.boot_ms).map(node).collect(), ring })
     }
 
+    /// The living node whose process this is, among the others.
+    pub(super) fn living_node(&self, instance: u32, now: Now) -> Option<Rc<str>> {
+        let cluster = self.cluster.as_ref()?;
+        cluster.nodes.of_instance(instance, now.boot_ms).cloned()
+    }
+
     /// Something came from the bus.
     pub(super) fn bus(&mut self, incoming: Incoming, now: Now) {
         match incoming {
-            Incoming::Agent(event) => self.tell_agent(event, now),
+            Incoming::Agent(event) => {
+                self.connections.counters.bus_connects += u64::from(matches!(event, AgentEvent::Connected(_)));
+                self.tell_agent(event, now);
+            }
             Incoming::Message { channel, payload } => self.message_arrived(&channel, &payload, now),
             Incoming::Published { ticket, heard } => self.published(ticket, heard, now),
             Incoming::Unanswered(tickets) => self.publishes_lost(tickets, now),
             Incoming::Found { user, rows } => self.user_found(&user, rows, now),
             Incoming::Invalidated(users) => self.routes_changed(&users),
-            Incoming::InvalidatedAll => self.all_routes_changed(now),
+            Incoming::InvalidatedAll => {
+                // If Redis has forgotten everything, this lease as well: who looks now must not look for long.
+                if let Some(cluster) = &mut self.cluster {
+                    cluster.agent.renew_lease(clock(now));
+                }
+                self.all_routes_changed(now);
+            }
             Incoming::Leases { leases, asked_ms } => {
                 self.leases_read(&leases, asked_ms, now);
                 if let Some(cluster) = &mut self.cluster {
@@ -278,9 +299,15 @@ impl Shard {
                 AgentAction::ChannelSettled { channel, present: true } => self.channel_settled(&channel, now),
                 AgentAction::UserSettled { .. } | AgentAction::ChannelSettled { .. } => {}
                 AgentAction::Changed(state) => {
+                    self.connections.counters.bus_outages += u64::from(state == LinkState::Down);
                     self.ask_bus(Outgoing::Agent(AgentAction::Changed(state)));
-                    if state != LinkState::Up {
-                        self.nobody_waits_any_more(now);
+                    match (state, self.epoch()) {
+                        (LinkState::Up, Some(epoch)) if self.id == LEASE_SHARD => self.announced(self.id, epoch, now),
+                        (LinkState::Up, Some(epoch)) => {
+                            self.relay.send(LEASE_SHARD, Envelope::Announced(epoch), None);
+                        }
+                        (LinkState::Up, None) => {}
+                        (LinkState::Down | LinkState::Resync, _) => self.nobody_waits_any_more(now),
                     }
                     self.stands(now);
                 }
@@ -295,6 +322,24 @@ impl Shard {
     pub(super) fn standing_changed(&mut self, standing: Option<Standing>, now: Now) {
         self.tell_agent(AgentEvent::Standing(standing), now);
         self.stands(now);
+    }
+
+    /// At the shard that has the lease: a shard has announced everybody under an epoch. When all have, the lease says so.
+    pub(super) fn announced(&mut self, shard: ShardId, epoch: u64, now: Now) {
+        let (shards, held) = (usize::from(self.settings.homes.shards()), self.epoch());
+        let Some(cluster) = self.cluster.as_mut().filter(|_| held == Some(epoch)) else { return };
+        if cluster.announced.0 != epoch {
+            cluster.announced = (epoch, BTreeSet::new());
+        }
+        if cluster.announced.1.insert(shard) && cluster.announced.1.len() == shards {
+            cluster.agent.renew_lease(clock(now));
+            self.ask_bus(Outgoing::Announced);
+        }
+    }
+
+    /// The epoch under which this node is in the cluster.
+    fn epoch(&self) -> Option<u64> {
+        self.cluster.as_ref()?.agent.standing().map(|standing| standing.epoch)
     }
 
     /// The node ends.

@@ -62,8 +62,11 @@ impl Unicasts {
             Routing::Local | Routing::Registry | Routing::Hash => Mode::Registry,
         };
         let settings = Settings::new(mode, me, redis.lease_ttl_ms, redis.timeout_ms);
+        let mut exchange = Exchange::new(settings, hasher.clone());
+        // Before the first poll there may be any.
+        exchange.announcing(true);
         Unicasts {
-            exchange: Exchange::new(settings, hasher.clone()),
+            exchange,
             mode,
             askers: HashMap::with_hasher(hasher.clone()),
             next_token: 0,
@@ -285,7 +288,12 @@ impl Shard {
             until_ms: u64::try_from(lease.remaining_ms).ok().filter(|ms| *ms > 0).map(|ms| asked_ms + ms),
             shards: lease.about.shards,
         });
-        self.on_exchange(|exchange| exchange.nodes(polled, asked_ms, clock(now)));
+        let own = self.settings.instance;
+        let announcing = leases.iter().any(|l| l.remaining_ms > 0 && l.about.announcing && l.instance != own);
+        self.on_exchange(|exchange| {
+            exchange.nodes(polled, asked_ms, clock(now));
+            exchange.announcing(announcing);
+        });
     }
 
     /// The link or the lease is another one.

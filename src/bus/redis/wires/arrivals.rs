@@ -123,12 +123,11 @@ impl Wires {
         let incoming = match arrival {
             pubsub::Arrival::Message { channel, payload } => {
                 let Some(channel) = channel.strip_prefix(self.plan.prefix.as_bytes()) else { return };
-                if channel == self.probe_channel.as_bytes() {
-                    let nonce = std::str::from_utf8(&payload).ok().and_then(|nonce| nonce.parse().ok());
-                    let Some(nonce) = nonce else { return };
-                    Incoming::Agent(Event::Probe { nonce })
-                } else {
-                    Incoming::Message { channel: channel.to_vec(), payload }
+                let nonce = || std::str::from_utf8(&payload).ok().and_then(|nonce| nonce.parse().ok());
+                // Beside its probes it carries what other nodes ask this shard.
+                match (channel == self.probe_channel.as_bytes()).then(nonce).flatten() {
+                    Some(nonce) => Incoming::Agent(Event::Probe { nonce }),
+                    None => Incoming::Message { channel: channel.to_vec(), payload },
                 }
             }
             pubsub::Arrival::Confirmed(id) => Incoming::Agent(Event::Channel { id, answer: WriteAnswer::Done }),

@@ -3,6 +3,7 @@
 use redis::ServerError;
 
 use crate::bus::redis::open::OpenError;
+use crate::bus::redis::trouble::Trouble;
 use crate::bus::redis::wire::Ended;
 use crate::cluster::link::Side;
 
@@ -18,4 +19,15 @@ pub enum Complaint {
     /// A command was refused.
     #[error("Redis refuses: {0}")]
     Refused(ServerError),
+}
+
+impl Complaint {
+    /// What it means, where Redis itself has said so.
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Complaint::Open(_, error) => error.trouble(),
+            Complaint::Ended(..) => None,
+            Complaint::Refused(error) => Some(Trouble::of(error)),
+        }
+    }
 }

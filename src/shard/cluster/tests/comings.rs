@@ -141,14 +141,14 @@ fn who_comes_and_goes_while_others_are_asked_is_told_of_as_it_ends() {
 fn a_node_that_does_not_answer_delays_what_is_told_and_no_more() {
     let (mut world, watchers) = watched();
     let [phone, _laptop] = [0, 2].map(|node| world.joined(node, "alice", &[]));
-    world.stopped = Some(2);
+    world.stop(2);
     world.say(phone, &join());
     world.pass(900);
     assert_eq!(all_told(&mut world, &watchers[..2], "alice"), [] as [&str; 0]);
     world.pass(300);
     assert_eq!(all_told(&mut world, &watchers[..2], "alice"), ["joined"]);
     // Its answer comes late: what it says now changes nothing.
-    world.stopped = None;
+    world.go_on(2);
     world.settle();
     assert_eq!(all_told(&mut world, &watchers[..2], "alice"), [] as [&str; 0]);
     assert_eq!(told(&mut world, watchers[2], "alice"), ["joined"]);

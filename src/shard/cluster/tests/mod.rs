@@ -1,9 +1,11 @@
 //! Whole shards of several nodes around a modelled bus.
 
 mod comings;
+mod connections;
 mod events;
 mod joining;
 mod moving;
+mod shedding;
 mod world;
 
 use serde_json::{Value, json};
@@ -325,6 +327,33 @@ fn after_a_loss_everything_is_announced_again() {
     world.quiet();
     world.ask(bob, &json!({"type": "message", "id": 1, "roomId": "r", "content": "back"}));
     assert_eq!(contents(&world.said(alice)), [&json!("back")]);
+}
+
+#[test]
+fn nobody_is_taken_for_offline_while_a_node_has_not_announced_all_its_users() {
+    for routing in [Routing::Registry, Routing::Hash] {
+        let mut world = World::ready(routing, 2, 2);
+        let alice = world.joined(0, "alice", &[]);
+        assert!(world.announcing.is_empty(), "all have");
+        // Redis has forgotten everything, and a node that nobody here has met is the first to be back.
+        world.flush_all();
+        let stranger = (world.now.unix_ms, world.now.boot_ms + 10_000, 4_711);
+        world.redis.leases.insert("stranger".to_owned(), stranger);
+        world.announcing.insert(4_711);
+        // Longer than this shard itself would have doubted, had there been nobody.
+        for _ in 0..4 {
+            world.pass(3_000);
+            world.redis.leases.insert("stranger".to_owned(), (stranger.0, world.now.boot_ms + 10_000, stranger.2));
+        }
+        assert_eq!(world.announcing.iter().collect::<Vec<_>>(), [&4_711], "these have announced everybody again");
+        world.quiet();
+        world.say(alice, &json!({"type": "send_message", "target_user": "bob", "content": 1, "id": 1}));
+        world.pass(2_000);
+        assert_eq!(world.said(alice), [] as [Value; 0], "he may be there: {routing:?}");
+        world.announcing.clear();
+        world.pass(4_000);
+        assert_eq!(world.said(alice)[0]["status"], "offline", "{routing:?}");
+    }
 }
 
 #[test]

@@ -63,10 +63,14 @@ pub(super) struct World {
     pub(super) hangs: bool,
     /// Of what is asked of it, only subscriptions are kept.
     pub(super) subscribes_late: bool,
-    /// A node that does nothing for now.
-    pub(super) stopped: Option<usize>,
     /// Nodes that take nobody any more.
     retired: BTreeSet<usize>,
+    /// Instances whose lease says that not everybody is announced.
+    pub(super) announcing: BTreeSet<u32>,
+    /// Nodes that stand still.
+    stopped: BTreeSet<usize>,
+    /// No shard takes envelopes of others.
+    pub(super) mesh_is_full: bool,
     kept: VecDeque<(usize, Outgoing)>,
     shards: u16,
 }
@@ -100,9 +104,22 @@ impl World {
                 });
             }
         }
-        let (redis, kept) = (Redis::default(), VecDeque::new());
-        let (up, hangs, subscribes_late, stopped, retired) = (true, false, false, None, BTreeSet::new());
-        World { redis, hosts, settings, now, up, hangs, subscribes_late, stopped, retired, kept, shards }
+        let (redis, kept, retired, announcing, stopped) = Default::default();
+        World {
+            redis,
+            hosts,
+            settings,
+            now,
+            up: true,
+            hangs: false,
+            subscribes_late: false,
+            retired,
+            announcing,
+            stopped,
+            mesh_is_full: false,
+            kept,
+            shards,
+        }
     }
 
     /// As [`World::new`], with everybody in the cluster.
@@ -244,8 +261,35 @@ impl World {
         self.settle();
     }
 
+    /// A node stands still from now on; what is sent to it waits.
+    pub(super) fn stop(&mut self, node: usize) {
+        self.stopped.insert(node);
+    }
+
+    /// It goes on, with what has come meanwhile.
+    pub(super) fn go_on(&mut self, node: usize) {
+        self.stopped.remove(&node);
+    }
+
+    /// Redis ends the subscriptions of a node.
+    pub(super) fn deafen(&mut self, node: usize) {
+        self.hosts.iter_mut().filter(|host| host.node == node).for_each(|host| host.subscribed = None);
+    }
+
+    /// Who is at home where on a node.
+    pub(super) fn homes(&self, node: usize) -> &Homes {
+        &self.settings[node].homes
+    }
+
+    fn stands_still(&self, host: usize) -> bool {
+        self.stopped.contains(&self.hosts[host].node)
+    }
+
     pub(super) fn feed(&mut self, host: usize, event: Event<'_>) {
         let now = self.now;
+        if self.stands_still(host) {
+            return;
+        }
         self.hosts[host].shard.handle(event, now);
         self.act(host);
     }
@@ -258,7 +302,8 @@ impl World {
                 busy |= self.step(host);
             }
             if !busy {
-                let due = self.hosts.iter().filter_map(|host| host.shard.bus_due_ms(self.now)).min();
+                let awake = self.hosts.iter().filter(|host| !self.stopped.contains(&host.node));
+                let due = awake.filter_map(|host| host.shard.bus_due_ms(self.now)).min();
                 match due.filter(|due| *due <= self.now.mono_ms + 10) {
                     Some(due) if !self.hangs => self.advance(due.saturating_sub(self.now.mono_ms)),
                     _ => return self.flush(),
@@ -274,10 +319,8 @@ impl World {
         for _ in 0..ms.div_ceil(100) {
             self.advance(100);
             for host in 0..self.hosts.len() {
-                if self.stopped != Some(self.hosts[host].node) {
-                    self.feed(host, Event::Tick);
-                    self.tick_bus(host);
-                }
+                self.feed(host, Event::Tick);
+                self.tick_bus(host);
             }
             self.settle();
         }
@@ -338,7 +381,7 @@ impl World {
 
     /// One turn of a shard; whether there was anything to do.
     fn step(&mut self, host: usize) -> bool {
-        if self.stopped == Some(self.hosts[host].node) {
+        if self.stands_still(host) {
             return false;
         }
         let mut busy = false;
@@ -350,7 +393,7 @@ impl World {
         self.hosts[host].shard.end_turn(now);
         busy |= self.act(host);
         let (node, first) = (self.hosts[host].node, self.hosts[host].node * usize::from(self.shards));
-        for to in 0..self.shards {
+        for to in 0..if self.mesh_is_full { 0 } else { self.shards } {
             while let Some(envelope) = self.hosts[host].shard.take_outgoing(ShardId(to), now) {
                 let from = ShardId((host - node * usize::from(self.shards)) as u16);
                 self.feed(first + usize::from(to), Event::Envelope { from, envelope });
@@ -394,24 +437,29 @@ impl World {
                 Incoming::Found { user, rows }
             }
             Outgoing::PollLeases { asked_ms } => {
-                let polled = |node: &String, epoch, remaining_ms| {
+                let polled = |node: &String, epoch, instance, remaining_ms| {
                     let number: usize = node.trim_start_matches("node-").parse().unwrap_or_default();
                     let about = About {
                         shards: self.shards,
                         weight: if self.retired.contains(&number) { 0 } else { 100 },
                         advertise: Some(url(number).into()),
+                        announcing: self.announcing.contains(&instance),
                     };
-                    Polled { node: node.as_str().into(), epoch, remaining_ms, about }
+                    Polled { node: node.as_str().into(), epoch, instance, remaining_ms, about }
                 };
-                let living = self.redis.leases.iter().map(|(node, (epoch, until_ms, _))| {
-                    polled(node, *epoch, *until_ms as i64 - self.now.boot_ms as i64)
+                let living = self.redis.leases.iter().map(|(node, (epoch, until_ms, instance))| {
+                    polled(node, *epoch, *instance, *until_ms as i64 - self.now.boot_ms as i64)
                 });
-                let leases =
-                    living.chain(self.redis.graves.iter().map(|(node, epoch)| polled(node, *epoch, -1))).collect();
+                let graves = self.redis.graves.iter().map(|(node, epoch)| polled(node, *epoch, 0, -1));
+                let leases = living.chain(graves).collect();
                 Incoming::Leases { leases, asked_ms }
             }
             Outgoing::Retire => {
                 self.retired.insert(self.hosts[host].node);
+                return;
+            }
+            Outgoing::Announced => {
+                self.announcing.remove(&self.settings[self.hosts[host].node].instance);
                 return;
             }
             Outgoing::Sample { grave } => {
@@ -503,6 +551,7 @@ impl World {
         match (ask, held) {
             (Ask::Acquire { floor, .. }, held) => {
                 let epoch = floor.max(held.map_or(0, |(epoch, ..)| epoch + 1));
+                self.announcing.insert(instance);
                 self.redis.graves.extend(held.map(|(epoch, ..)| (node.to_owned(), epoch)));
                 self.redis.leases.insert(node.to_owned(), (epoch, until_ms, instance));
                 Answer::Granted { epoch, memory: self.redis.memory, ends_ms: until_ms }
