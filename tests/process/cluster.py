@@ -193,11 +193,11 @@ def is_up(node):
 
 
 def is_down(node):
-    """The bus is away, and the node says so without taking itself out of the balancer."""
+    """The bus is away, and the node says so without taking itself out of the balancer. Each of its shards has noticed by itself."""
     with Admin(node) as admin:
         status, ready = admin.json("/readyz")
         assert status == 200, (status, ready)
-        return ready.get("bus") == "down"
+        return ready.get("bus") == "down" and set(admin.metrics()["ringgate_bus_state"][2].values()) == {1}
 
 
 def figure(node, *families):
