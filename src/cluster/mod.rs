@@ -25,13 +25,32 @@
 //! |---|---|
 //! | `loc:USER` | hash: node → `epoch shard serial`; lives `redis.entry_ttl`, renewed by every node that has the user |
 //! | `writable` | written when a connection is made, for a second: whoever cannot be written to is of no use |
-//! | `leases` | hash: node → `epoch expires-at instance about`; graves of replaced epochs under `node\nepoch` |
+//! | `leases` | hash: node → `epoch expires-at instance about`; graves of replaced epochs under `node\nepoch`; the name of Redis's memory under `\n` |
 //! | `idx:NODE:EPOCH:SHARD` | set of the users with a row of that node, epoch and shard, never fewer: what others clean up by, and count |
 //! | `shard:NODE:EPOCH:SHARD` | channel of one shard under one epoch |
 //! | `probe:INSTANCE:SHARD` | channel of a shard's probes |
 //! | `user:USER`, `room:ROOM`, `channel:CHANNEL`, `broadcast` | channels that services publish to, and nodes what is for more than one |
-//! | `user:events` | channel of a user's first and last connection in the cluster |
+//! | `user:events` | channel of a user's first and last row: see below |
 //! | `shards` | channel of everything for users, in routing `broadcast` |
+//!
+//! # Who is told of users
+//!
+//! What is published on `user:events` is published by the scripts that write and delete rows, where a user's hash of rows becomes one and where
+//! it becomes none. So for each user coming and going alternate, in the order of the registry, whichever nodes have them; which leases live does
+//! not matter: rows of a dead node count until they are cleaned up. Every write therefore says whether Redis is known to have had the row
+//! already ([`Write::confirmed`](registry::wants::Write::confirmed)), for Redis may forget:
+//!
+//! * A row that is confirmed is announced again in silence, after a flush and after a lost connection. If it was deleted by others, this node's
+//!   lease was over, and under a fresh epoch nothing is confirmed: where the hash is empty, the user comes again, as they went.
+//! * A row that is confirmed, and is not there when it is to be deleted while the lease lives, was forgotten: the user goes with a hash that is
+//!   not there any more.
+//! * When the answer to a write is lost, nothing is confirmed, and what was done is done no second time: the hash itself says what has changed.
+//! * A fresh epoch under which Redis remembers nothing of the one before (it names its memory in every lease) leaves what was confirmed as it is.
+//! * What was written under a lease and comes to Redis when that is over is refused: others do not clean up twice.
+//!
+//! Three things cannot be known, and are told as if nobody else was there: after a flush, whether a user who comes or goes is on another node
+//! that has not announced itself again; what became of a write whose answer was lost in the same moment; and that a hash has run out because no
+//! node was there to renew it. A node whose name another process has taken may tell of a user who leaves before it notices a second time.
 //!
 //! # Invariants
 //!

@@ -187,12 +187,13 @@ def is_up(node):
         return bus(admin) == "up"
 
 
-def is_down(node):
-    """The bus is away, and the node says so without taking itself out of the balancer."""
+def is_down(node, every_shard=True):
+    """The bus is away, and the node says so without taking itself out of the balancer. Each of its shards notices by itself."""
     with Admin(node) as admin:
         status, ready = admin.json("/readyz")
         assert status == 200, (status, ready)
-        return ready.get("bus") == "down"
+        states = set(admin.metrics()["ringgate_bus_state"][2].values())
+        return ready.get("bus") == "down" and (states == {1} or not every_shard)
 
 
 def figure(node, *families):

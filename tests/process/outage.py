@@ -61,10 +61,10 @@ class People:
         assert answers == {"unavailable"}
         assert time.monotonic() - began < 2, "at once, not after a timeout each"
 
-    def cut_off(self, timeout=8):
+    def cut_off(self, timeout=8, every_shard=True):
         """The bus of both nodes is away, and noticed to be."""
         for node in self.cluster.nodes:
-            eventually(lambda: is_down(node), f"{node.node_id} says that the bus is down", timeout)
+            eventually(lambda: is_down(node, every_shard), f"{node.node_id} says that the bus is down", timeout)
 
     def back(self, timeout=20):
         """All is as it was, nobody was disconnected, and nobody got what was refused."""

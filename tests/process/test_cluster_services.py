@@ -1,13 +1,19 @@
 """Services that know only Redis: what they publish arrives, and what happens to users is told to them."""
 
 import json
+import random
+import threading
 import time
 
 import pytest
 
 from admin import Admin
-from cluster import MALFORMED, figure, messages, nodes_of, payload, status
+from cluster import LEASE_S, MALFORMED, QUICK, figure, is_down, messages, nodes_of, payload, status
+from events import Events, nodes_with_rows, wait_rows
+from fault_proxy import FaultProxy
 from gateway import eventually
+from redis_server import RedisServer
+from wire import CLOSE, TEXT, Wire, frame
 
 CONTENT = {"x": [1, "é"]}
 
@@ -155,31 +161,146 @@ def test_garbage_between_nodes_is_ignored(cluster, connect):
         assert "panicked" not in node.log()
 
 
-def events(listener, user, timeout=5):
-    """The next event about this user."""
-    deadline = time.monotonic() + timeout
-    while True:
-        _, told = listener.next(max(0.01, deadline - time.monotonic()))
-        told = json.loads(told)
-        if told.get("user_id") == user:
-            return told
-
-
 def test_online_on_the_first_and_offline_on_the_last_connection(cluster, connect):
-    with cluster.redis.listen("ws:user:events") as listener:
+    with Events(cluster) as events:
         first = connect(cluster[0], "ann")
-        assert events(listener, first.user) == {"event": "online", "user_id": first.user, "node": "n0"}
+        user, told = first.user, [("online", "n0")]
+        events.wait(user, *told)
         second, third = connect(cluster[0], "ann"), connect(cluster[1], "ann")
         first.close()
         second.close()
+        wait_rows(cluster, user, "n1")
         with Admin(cluster[2]) as admin:
-            eventually(lambda: nodes_of(admin, user=first.user) == {"n1": 1}, "n0 has let go")
+            eventually(lambda: nodes_of(admin, user=user) == {"n1": 1}, "n0 has let go", 15)
+        events.wait(user, *told)
         third.close()
-        last = events(listener, first.user)
-        assert (last["event"], last["node"]) == ("offline", "n1")
+        told.append(("offline", "n1"))
+        events.wait(user, *told)
         again = connect(cluster[2], "ann")
-        assert events(listener, first.user) == {"event": "online", "user_id": first.user, "node": "n2"}
-        again.close()
-        assert events(listener, first.user)["event"] == "offline"
-        told = [json.loads(told) for _, told in listener.taken(0.3)]
-        assert [event for event in told if event["user_id"] == first.user] == []
+        told.append(("online", "n2"))
+        events.wait(user, *told)
+        again.abort()
+        told.append(("offline", "n2"))
+        events.wait(user, *told)
+        assert nodes_with_rows(cluster, user) == set()
+        events.wait(user, *told)
+
+
+def test_who_is_welcomed_was_told_to_be_online(cluster, connect):
+    with Events(cluster) as events:
+        for number in range(10):
+            client = connect(cluster[number % 3], f"guest{number}")
+            assert events.of(client.user) == [("online", f"n{number % 3}")]
+
+
+class Restless(threading.Thread):
+    """A user who hops between the nodes as fast as it can, now and then with two devices, or without waiting for anything."""
+
+    def __init__(self, cluster, user, hops, seed):
+        super().__init__(daemon=True)
+        self.cluster, self.user, self.hops, self.random = cluster, user, hops, random.Random(seed)
+        self.error = None
+        self.start()
+
+    def run(self):
+        try:
+            stays = []
+            for _ in range(self.hops):
+                node = self.random.choice(self.cluster.nodes)
+                wire = Wire(node)
+                wire.upgrade(node.path(user_id=self.user))
+                if self.random.random() < 0.6:
+                    wire.opcode(TEXT)
+                stays.append(wire)
+                while stays and (len(stays) > 2 or self.random.random() < 0.7):
+                    self.end(stays.pop(self.random.randrange(len(stays))))
+            for wire in stays:
+                self.end(wire)
+        except BaseException as error:
+            self.error = error
+
+    def end(self, wire):
+        match self.random.randrange(3):
+            case 0:
+                wire.send(frame(CLOSE, (1000).to_bytes(2, "big")))
+                wire.ended()
+                wire.socket.close()
+            case 1:
+                wire.reset()
+            case _:
+                wire.socket.close()
+
+
+def test_online_and_offline_alternate_however_fast_somebody_comes_and_goes(cluster, connect, unique):
+    users = [unique(f"restless{number}") for number in range(8)]
+    with Events(cluster) as events:
+        people = [Restless(cluster, user, 60, seed) for seed, user in enumerate(users)]
+        for one in people:
+            one.join(60)
+            assert not one.is_alive() and one.error is None, one.error
+        for user in users:
+            wait_rows(cluster, user)
+            said = [event for event, _ in events.of(user)]
+            assert said == ["online", "offline"] * (len(said) // 2), (user, events.of(user))
+        assert sum(len(events.of(user)) for user in users) > 4 * len(users), "they did come and go"
+        # And the next time is the first again.
+        for number, user in enumerate(users):
+            told, node = list(events.of(user)), f"n{number % 3}"
+            device = connect(cluster[number % 3], user, exact=True)
+            events.wait(user, *told, ("online", node))
+            device.close()
+            events.wait(user, *told, ("online", node), ("offline", node))
+
+
+def test_redis_forgets_and_nobody_is_told_to_come_again(start_cluster, connect):
+    cluster = start_cluster("registry", 2, QUICK)
+    people = [(connect(node, f"user{number}"), node.node_id) for number, node in enumerate(cluster.nodes * 10)]
+    leavers, stayers = people[:6], people[6:]
+    with Events(cluster) as events:
+        cluster.redis.call("FLUSHALL")
+        # Before anybody has noticed, or just when they do.
+        for leaver, _ in leavers:
+            leaver.close()
+        for leaver, node in leavers:
+            events.wait(leaver.user, ("offline", node))
+        for stayer, node in stayers:
+            wait_rows(cluster, stayer.user, node)
+        cluster.wait_whole()
+        assert [events.of(stayer.user) for stayer, _ in stayers] == [[]] * len(stayers)
+        for leaver, node in leavers:
+            events.wait(leaver.user, ("offline", node))
+        for stayer, node in stayers:
+            stayer.close()
+            events.wait(stayer.user, ("offline", node))
+
+
+@pytest.mark.parametrize("how_long", ["for less than a lease", "for longer"])
+@pytest.mark.parametrize("forgets", [False, True], ids=["remembers", "forgets"])
+def test_who_leaves_while_redis_is_away_is_told_when_it_is_back(start_cluster, connect, how_long, forgets):
+    settings = QUICK if how_long == "for longer" else {}
+    with RedisServer() as redis, FaultProxy(redis.port) as proxy:
+        cluster = start_cluster("registry", 2, settings, redis=redis, url=redis.url(port=proxy.port))
+        goes, stays = connect(cluster[0], "goes"), connect(cluster[1], "stays")
+        proxy.refuse()
+        for node in cluster.nodes:
+            eventually(lambda: is_down(node), "it is noticed", 10)
+        goes.close()
+        late = connect(cluster[1], "late")
+        if how_long == "for longer":
+            time.sleep(LEASE_S + 0.5)
+        if forgets:
+            redis.call("FLUSHALL")
+        with Events(cluster) as events:
+            proxy.heal()
+            cluster.wait_whole()
+            wait_rows(cluster, goes.user)
+            for client in (stays, late):
+                wait_rows(cluster, client.user, "n1")
+            events.wait(goes.user, ("offline", "n0"))
+            events.wait(late.user, ("online", "n1"))
+            # Who was taken for dead by the other node, which was back before, was told to be gone, and is told to be back.
+            told = events.of(stays.user)
+            dead = how_long == "for longer" and not forgets
+            assert told == [] or (dead and told == [("offline", "n1"), ("online", "n1")])
+            stays.close()
+            events.wait(stays.user, *list(told), ("offline", "n1"))

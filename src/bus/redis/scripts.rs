@@ -80,7 +80,8 @@ impl Keys {
         std::str::from_utf8(rest).ok()
     }
 
-    /// The hash of all leases: node → `epoch expires-at instance about`. The grave of an epoch that was replaced is under `node\nepoch`.
+    /// The hash of all leases: node → `epoch expires-at instance about`. The grave of an epoch that was replaced is under
+    /// `node\nepoch`, and under `\n` the name of what this Redis remembers.
     pub fn leases(&self) -> String {
         format!("{}leases", self.prefix)
     }
