@@ -233,7 +233,7 @@ pub struct Outbox {
 /// `[rooms]`
 #[derive(Clone, Debug)]
 pub struct Rooms {
-    /// Users in a room up to which joining and leaving is announced to the others.
+    /// Users in a room, in a cluster those of the node, up to which joining and leaving is announced to the others; 0: in every room.
     pub announce_max: u32,
 }
 

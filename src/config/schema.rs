@@ -267,7 +267,7 @@ pub(super) static KEYS: &[Key] = &[
         "Bytes that one shard may hold for its connections: queued messages (one in many outboxes counts once), incomplete messages,\ncompression contexts. Near it, capacity is released, messages are dropped early, and the heaviest are paused, then closed. 0: off."),
 
     key!(live, "rooms.announce_max", rooms.announce_max, OFF_OR_COUNT,
-        "Users in a room up to which user:joined and user:left are sent. 0: never."),
+        "Users in a room, in a cluster those of the node, up to which user:joined and user:left are sent. 0: always."),
 
     Key {
         path: CLASSES_PATH,

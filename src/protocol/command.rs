@@ -229,7 +229,18 @@ pub struct Present {
 }
 
 impl Present {
-    /// Lists each user once, the first ones by name: who is on several nodes was counted on each of them.
+    /// Adds what another node has. While all of them fit into the list, [the users](Self::settle) are counted exactly.
+    pub fn merge(&mut self, users: impl IntoIterator<Item = (Box<str>, u32)>, census: Census) {
+        self.users.extend(users);
+        self.census.users = self.census.users.saturating_add(census.users);
+        self.census.connections = self.census.connections.saturating_add(census.connections);
+        if self.users.len() > PRESENCE_USERS_MAX {
+            self.settle();
+        }
+    }
+
+    /// Lists each user once, the first ones by name: who is on several nodes was counted on each of them, and is counted once where the list
+    /// shows it.
     pub fn settle(&mut self) {
         self.users.sort_unstable();
         let before = self.users.len();
@@ -461,6 +472,34 @@ impl Report {
                 traced.as_ref().map_or(0, |(events, _)| events.iter().map(one).sum())
             }
             Report::Delivered(_) | Report::Connections(_) | Report::Unreachable | Report::Probed => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_of_several_nodes_are_counted_once_while_all_can_be_listed() {
+        let names = |range: std::ops::Range<u32>| range.map(|n| (format!("user{n:05}").into_boxed_str(), 1));
+        for (nodes, users, listed) in [
+            // Together they are more than can be listed, but not once each is counted once.
+            (vec![0..600, 100..700, 200..800], 800, 800),
+            (vec![0..1000, 0..1000, 500..1000], 1000, 1000),
+            (vec![0..400, 400..800, 800..1200], 1200, PRESENCE_USERS_MAX),
+        ] {
+            let mut present = Present::default();
+            for node in &nodes {
+                let count = node.end - node.start;
+                present.merge(names(node.clone()), Census { users: count, connections: count });
+            }
+            present.settle();
+            let connections: u32 = nodes.iter().map(|node| node.end - node.start).sum();
+            assert_eq!(present.census, Census { users, connections }, "{nodes:?}");
+            assert_eq!(present.users.len(), listed, "{nodes:?}");
+            let of_listed: u32 = present.users.iter().map(|(_, count)| count).sum();
+            assert!(listed < users as usize || of_listed == connections, "{nodes:?}");
         }
     }
 }

@@ -121,8 +121,22 @@ impl Shard {
 
     /// A shard has answered.
     pub(super) fn counted(&mut self, ticket: u32, users: Vec<(Box<str>, u32)>, census: Census, now: Now) {
+        if let Some(question) = self.presence.open.get_mut(&ticket) {
+            question.add(users, census);
+            self.one_answer_less(ticket, now);
+        }
+    }
+
+    /// The other nodes have answered.
+    pub(super) fn counted_elsewhere(&mut self, ticket: u32, present: Present, now: Now) {
+        if let Some(question) = self.presence.open.get_mut(&ticket) {
+            question.present.merge(present.users, present.census);
+            self.one_answer_less(ticket, now);
+        }
+    }
+
+    fn one_answer_less(&mut self, ticket: u32, now: Now) {
         let Some(question) = self.presence.open.get_mut(&ticket) else { return };
-        question.add(users, census);
         question.missing -= 1;
         if question.missing == 0
             && let Some(question) = self.presence.open.remove(&ticket)
@@ -177,6 +191,7 @@ impl Shard {
 }
 
 impl Question {
+    /// Adds what a shard of this node has: its users are on no other.
     fn add(&mut self, users: Vec<(Box<str>, u32)>, census: Census) {
         let room = PRESENCE_USERS_MAX.saturating_sub(self.present.users.len());
         self.present.users.extend(users.into_iter().take(room));

@@ -10,6 +10,10 @@ from gateway import eventually
 from wire import TEXT, Wire, frame, upgrade_request
 
 
+# What is not answered in time is told all the same, perhaps twice; and this machine may be busy.
+PATIENT = {"redis.timeout": "10s"}
+
+
 def users(presence):
     return {entry["userId"]: entry["connections"] for entry in presence["users"]}
 
@@ -115,6 +119,81 @@ def test_rooms_do_not_mix(cluster, connect, unique):
     for room, local in zip(rooms, locals_):
         assert local.expect("message")["content"] == room
         assert messages(local) == []
+
+
+def watchers_of(room, cluster, connect):
+    """Somebody in a room on each node, who has been told of those after them."""
+    watchers = everywhere(cluster, connect, "watcher")
+    for number, watcher in enumerate(watchers):
+        watcher.request("join", roomId=room)
+        for earlier in watchers[:number]:
+            assert earlier.next() == {"type": "user:joined", "userId": watcher.user, "roomId": room}
+    return watchers
+
+
+def test_joining_and_leaving_is_announced_once_per_user(cluster, connect, unique):
+    room = unique("room")
+    watchers = watchers_of(room, cluster, connect)
+    phone, laptop = connect(cluster[0], "alice"), connect(cluster[1], "alice")
+
+    def told(type):
+        for watcher in watchers:
+            assert watcher.next() == {"type": type, "userId": phone.user, "roomId": room}
+
+    def nobody_is_told(client, content):
+        """By a message that would come after it."""
+        client.request("message", roomId=room, content=content)
+        for watcher in watchers:
+            assert watcher.until("message", content=content) == []
+
+    phone.request("join", roomId=room)
+    told("user:joined")
+    laptop.request("join", roomId=room)
+    nobody_is_told(laptop, "the second device has joined")
+    phone.request("leave", roomId=room)
+    nobody_is_told(laptop, "the first device has left")
+    laptop.close()
+    told("user:left")
+
+
+def test_who_comes_on_several_nodes_at_once_is_announced_once(start_cluster, connect, unique):
+    cluster, room = start_cluster("broadcast", 3, PATIENT), unique("room")
+    watchers = watchers_of(room, cluster, connect)
+    devices = [connect(node, "alice") for node in cluster.nodes * 2]
+    for _ in range(10):
+        for request, type in (("join", "user:joined"), ("leave", "user:left")):
+            for device in devices:
+                device.send(request, roomId=room)
+            for watcher in watchers:
+                assert watcher.next() == {"type": type, "userId": devices[0].user, "roomId": room}
+            for device in devices:
+                device.fence()
+    assert [watcher.fence() for watcher in watchers] == [[]] * 3
+
+
+def test_who_comes_on_one_node_while_going_on_another_ends_where_they_are(start_cluster, connect, unique):
+    cluster, room = start_cluster("registry", 3, PATIENT), unique("room")
+    watchers = watchers_of(room, cluster, connect)
+    devices = [connect(node, "alice") for node in cluster.nodes]
+    told = [[] for _ in watchers]
+
+    def is_in():
+        """What each watcher was told last."""
+        for heard, watcher in zip(told, watchers):
+            heard.extend(message["type"] for message in watcher.fence())
+            assert heard == ["user:left" if number % 2 else "user:joined" for number in range(len(heard))]
+        return [len(heard) % 2 == 1 for heard in told]
+
+    for number in range(30):
+        for node, device in enumerate(devices):
+            device.send("join" if node == number % 3 else "leave", roomId=room)
+    for device in devices:
+        device.fence()
+    eventually(lambda: is_in() == [True] * 3, "alice is in the room on the last node that she came to")
+    for device in devices:
+        device.close()
+    eventually(lambda: is_in() == [False] * 3, "she is nowhere any more")
+    assert told[0] == told[1] == told[2], "all hear the same in the same order"
 
 
 def test_presence_counts_all_nodes(cluster, connect, unique):

@@ -10,7 +10,6 @@ use super::{shared, topic_channel, user_channel};
 use crate::cluster::agent::{own_channel, probe_channel};
 use crate::cluster::inquiry::{Inquiry, Said, What};
 use crate::ids::GlobalConnectionId;
-use crate::limits::PRESENCE_USERS_MAX;
 use crate::protocol::command::{Place, Present, Report, Whom};
 use crate::protocol::envelope::{Census, Then, Topic};
 use crate::shard::Shard;
@@ -187,7 +186,7 @@ impl Shard {
             }
             Purpose::Present(number) => self.reported(number, Report::Present(present), now),
             Purpose::Connections(number) => self.reported(number, Report::Connections(connections), now),
-            Purpose::Topic(ticket) => self.counted(ticket, present.users, present.census, now),
+            Purpose::Topic(ticket) => self.counted_elsewhere(ticket, present, now),
             Purpose::InRoom { user, room, serial } => {
                 self.coming_answered(&user, &room, serial, connections > 0, now);
             }
@@ -274,11 +273,8 @@ impl Shard {
             Said::Connections(count) => question.connections += count,
             Said::Present { users, user_count, connection_count } => {
                 let present = &mut question.present;
-                let room = PRESENCE_USERS_MAX.saturating_sub(present.users.len());
-                present.users.extend(users.into_iter().take(room).map(|(user, count)| (user.into(), count)));
                 let census = Census { users: user_count, connections: connection_count };
-                present.census.users = present.census.users.saturating_add(census.users);
-                present.census.connections = present.census.connections.saturating_add(census.connections);
+                present.merge(users.into_iter().map(|(user, count)| (user.into(), count)), census);
                 if connection_count > 0 {
                     present.elsewhere.push((node.into(), connection_count));
                 }

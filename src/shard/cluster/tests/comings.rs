@@ -275,7 +275,7 @@ fn nothing_is_left_of_who_went_while_others_were_asked() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     /// Devices of one user on all nodes come and go, and what the nodes publish is delayed in every way that keeps the order of a connection.
     #[test]
