@@ -112,7 +112,7 @@ fn letters(plan: &Plan, servers: &[Server]) -> Result<Vec<u8>, String> {
 }
 
 /// Every node carries its own probe, and knows of all others.
-fn wait_until_ready(servers: &[Server]) -> Result<(), String> {
+pub(crate) fn wait_until_ready(servers: &[Server]) -> Result<(), String> {
     let deadline = Instant::now() + READY_WITHIN;
     let is_ready = |server: &Server| server.page("/readyz").is_ok_and(|body| body.contains(r#""bus":"up""#));
     while !servers.iter().all(is_ready) {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::plan::Plan;
-use crate::stats::{Published, Tally};
+use crate::stats::{Published, SPANS, Tally};
 
 /// What the workers are to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub(crate) struct Control {
     /// Messages meant to be sent in this span are timed.
     measure_from: AtomicU64,
     measure_to: AtomicU64,
+    /// Spans of time whose messages are told apart: from when to when.
+    spans: [(AtomicU64, AtomicU64); SPANS],
     /// Deliveries per room, for senders that wait for the last one.
     rooms: Vec<AtomicU64>,
     /// Receivers per room.
@@ -58,6 +60,7 @@ impl Control {
             command: AtomicU32::new(0),
             measure_from: AtomicU64::new(u64::MAX),
             measure_to: AtomicU64::new(u64::MAX),
+            spans: [const { (AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)) }; SPANS],
             rooms: (0..rooms).map(|_| AtomicU64::new(0)).collect(),
             room_receivers: (0..rooms).map(|room| plan.room_receivers(room)).collect(),
             broadcast_receivers: plan.broadcast_receivers(),
@@ -105,6 +108,21 @@ impl Control {
 
     pub(crate) fn is_measured(&self, at: u64) -> bool {
         at >= self.measure_from.load(Ordering::Relaxed) && at < self.measure_to.load(Ordering::Relaxed)
+    }
+
+    /// Messages that are meant to be sent from now on are of this span.
+    pub(crate) fn begin_span(&self, number: usize) {
+        self.spans[number].0.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// And from now on they are not.
+    pub(crate) fn end_span(&self, number: usize) {
+        self.spans[number].1.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// The span of a message that was meant to be sent at this moment.
+    pub(crate) fn span(&self, at: u64) -> Option<usize> {
+        self.spans.iter().position(|(from, to)| at >= from.load(Ordering::Relaxed) && at < to.load(Ordering::Relaxed))
     }
 
     pub(crate) fn room_delivered(&self, room: u32) {

@@ -3,8 +3,8 @@
 //! A coordinator (`run`) starts the gateway (`server`) and commands workers (`control`): threads with a descriptor table
 //! of their own, each an epoll loop over its share of the connections (`worker`, `client`, `traffic`). Who does what is
 //! arithmetic over the index of a connection (`plan`); every message carries what is needed to check its delivery
-//! (`content`); what was seen is added up (`stats`) and told (`progress`, `report`). `cluster` starts several gateways and a
-//! Redis server (`redis`). Only `sys` is unsafe.
+//! (`content`); what was seen is added up (`stats`) and told (`progress`, `report`). `cluster` and
+//! `register` start gateways over a Redis server (`redis`). Only `sys` is unsafe.
 
 mod client;
 mod cluster;
@@ -15,6 +15,7 @@ mod options;
 mod plan;
 mod progress;
 mod redis;
+mod register;
 mod report;
 mod run;
 mod server;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let descriptors = sys::raise_descriptor_limit();
     let reports = Plan::new(&options, descriptors).and_then(|plan| match plan.mode {
         Mode::Cluster => cluster::run(&options, &plan),
+        Mode::Register => register::run(&options, &plan).map(|report| vec![report]),
         _ => run::run(&options, &plan).map(|report| vec![report]),
     });
     match reports {

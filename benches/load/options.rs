@@ -134,6 +134,8 @@ pub(crate) enum Mode {
     Mix,
     /// Nodes over a Redis of their own: pairs on one node, and pairs on two, by turns.
     Cluster,
+    /// A node over a Redis of its own, which loses everything, and has to be told again who is there.
+    Register,
 }
 
 impl Mode {
@@ -147,6 +149,7 @@ impl Mode {
             Mode::Storm => "storm",
             Mode::Mix => "mix",
             Mode::Cluster => "cluster",
+            Mode::Register => "register",
         }
     }
 }

@@ -85,7 +85,7 @@ impl Plan {
             (None, None) => pick(None, default_rooms.0, default_rooms.1) * members,
         };
         let connections = match mode {
-            Mode::Idle => pick(options.connections, 400, 10_000),
+            Mode::Idle | Mode::Register => pick(options.connections, 400, 10_000),
             Mode::Echo => pick(options.connections, 50, 100),
             Mode::P2p => pick(options.connections, 200, 1000),
             Mode::Storm => pick(options.connections, 1000, 20_000),
@@ -101,9 +101,9 @@ impl Plan {
             Mode::Fanout => Some(pace(options.rate.unwrap_or(0.0), depth)),
             Mode::Slow => Some(pace(options.rate.unwrap_or(if check { 1000.0 } else { 400.0 }), depth)),
             Mode::Mix => Some(pace(options.rate.unwrap_or(if check { 100.0 } else { 400.0 }), depth)),
-            Mode::Idle | Mode::Echo | Mode::P2p | Mode::Storm | Mode::Cluster => None,
+            Mode::Idle | Mode::Echo | Mode::P2p | Mode::Storm | Mode::Cluster | Mode::Register => None,
         };
-        let rooms = (!matches!(mode, Mode::Echo | Mode::P2p | Mode::Cluster)).then(|| Rooms {
+        let rooms = (!matches!(mode, Mode::Echo | Mode::P2p | Mode::Cluster | Mode::Register)).then(|| Rooms {
             count: (connections / members).max(1),
             senders: options.senders.unwrap_or(1).clamp(1, members),
             kind: match mode {
@@ -119,7 +119,9 @@ impl Plan {
             _ => 0.0,
         });
         let pairs = match mode {
-            Mode::P2p => Some(pace(options.rate.unwrap_or(if check { 1000.0 } else { 5000.0 }), depth)),
+            Mode::P2p | Mode::Register => {
+                Some(pace(options.rate.unwrap_or(if check { 1000.0 } else { 5000.0 }), depth))
+            }
             Mode::Cluster => Some(pace(options.rate.unwrap_or(if check { 500.0 } else { 2000.0 }), depth)),
             _ => (p2p_rate > 0.0).then_some(Pace::Rate(p2p_rate)),
         };
@@ -141,7 +143,7 @@ impl Plan {
             Mode::Idle => (1.0, 60.0),
             Mode::Slow => (3.0, 15.0),
             Mode::Storm => (0.5, 2.0),
-            Mode::Echo | Mode::Fanout | Mode::P2p | Mode::Mix | Mode::Cluster => (1.0, 5.0),
+            Mode::Echo | Mode::Fanout | Mode::P2p | Mode::Mix | Mode::Cluster | Mode::Register => (1.0, 5.0),
         };
         Ok(Plan {
             mode,

@@ -10,6 +10,7 @@ use crate::cluster::Bus;
 use crate::content::Flow;
 use crate::options::{Mode, Options};
 use crate::plan::Plan;
+use crate::register::Refill;
 use crate::server::Server;
 use crate::stats::{Outcome, Percentiles, Tally, index};
 
@@ -67,6 +68,7 @@ pub(crate) struct Report {
     pub(crate) latency: BTreeMap<&'static str, Percentiles>,
     lag: Option<Percentiles>,
     pub(crate) bus: Option<Bus>,
+    pub(crate) refills: Vec<Refill>,
     pub(crate) rounds: Vec<Round>,
     pub(crate) rss_end: u64,
     pub(crate) rss_peak: u64,
@@ -95,6 +97,7 @@ impl Report {
             latency: BTreeMap::new(),
             lag: None,
             bus: None,
+            refills: Vec::new(),
             rounds: Vec::new(),
             rss_end: 0,
             rss_peak: 0,
@@ -115,6 +118,9 @@ impl Report {
             .filter_map(|flow| Some((flow.name(), Percentiles::of(&outcome.latency[index(flow)])?)))
             .collect();
         self.lag = Percentiles::of(&outcome.lag);
+        for (number, refill) in self.refills.iter_mut().enumerate() {
+            refill.complete(number, &outcome.spans);
+        }
         self.lost = tally.outstanding();
         self.totals = tally;
         self.closes = outcome.closes;
@@ -223,7 +229,8 @@ impl Report {
         if let Some(lag) = &self.lag {
             row("generator lag", percentiles(lag));
         }
-        for (name, text) in self.bus.iter().flat_map(Bus::rows) {
+        let of_bus = self.bus.iter().flat_map(Bus::rows).chain(self.refills.iter().flat_map(Refill::rows));
+        for (name, text) in of_bus {
             row(&name, text);
         }
         let t = &self.totals;

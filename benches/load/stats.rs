@@ -75,6 +75,9 @@ impl Tally {
     }
 }
 
+/// Spans of time that are told apart: before and during each of two events.
+pub(crate) const SPANS: usize = 4;
+
 /// A histogram of nanoseconds, up to two minutes, to three digits.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 120_000_000_000, 3).expect("constant bounds are valid")
@@ -87,6 +90,8 @@ pub(crate) struct Outcome {
     pub(crate) connect: Vec<Histogram<u64>>,
     /// Intended send time until arrival, by flow.
     pub(crate) latency: [Histogram<u64>; Flow::ALL.len()],
+    /// The same of direct messages, by the span in which they were meant to be sent.
+    pub(crate) spans: [Histogram<u64>; SPANS],
     /// Intended send time until really sent.
     pub(crate) lag: Histogram<u64>,
     /// How connections ended unasked.
@@ -101,6 +106,7 @@ impl Outcome {
             tally: Tally::default(),
             connect: Vec::new(),
             latency: Flow::ALL.map(|_| histogram()),
+            spans: [(); SPANS].map(|()| histogram()),
             lag: histogram(),
             closes: BTreeMap::new(),
             notes: Vec::new(),
@@ -121,7 +127,8 @@ impl Outcome {
                 None => self.connect.push(theirs),
             }
         }
-        for (ours, theirs) in self.latency.iter_mut().zip(other.latency) {
+        let theirs = other.latency.into_iter().chain(other.spans);
+        for (ours, theirs) in self.latency.iter_mut().chain(&mut self.spans).zip(theirs) {
             ours.add(theirs).expect("equal bounds");
         }
         self.lag.add(other.lag).expect("equal bounds");

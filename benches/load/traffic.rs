@@ -219,7 +219,13 @@ impl Worker<'_> {
         }
         tally.delivered += 1;
         if self.control.is_measured(mark.at) {
-            self.outcome.latency[stats::index(mark.flow)].saturating_record(now.saturating_sub(mark.at).max(1));
+            let latency = now.saturating_sub(mark.at).max(1);
+            self.outcome.latency[stats::index(mark.flow)].saturating_record(latency);
+            if mark.flow == Flow::Pair
+                && let Some(span) = self.control.span(mark.at)
+            {
+                self.outcome.spans[span].saturating_record(latency);
+            }
         }
         if mark.flow == Flow::Room && plan.room_depth().is_some() {
             self.control.room_delivered(mark.target);
