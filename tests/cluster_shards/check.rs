@@ -37,6 +37,7 @@ impl World {
         assert_eq!(self.net.redis.rows(), rows, "the registry equals the sessions");
         assert_eq!(self.net.redis.unindexed(), [], "whoever cleans up would find all rows");
         assert_eq!(self.net.redis.graves(), 0, "the dead are forgotten");
+        self.net.redis.check_events();
     }
 
     /// What one shard listens to is what it has to.

@@ -186,7 +186,12 @@ impl World {
         let (instance, seed) = (self.rng.u32(..), self.rng.u64(..));
         let place = &mut self.nodes[node];
         place.settings = Arc::new(settings(self.routing, &place.name, node, instance, seed));
-        let about = About { shards: shards_of(node), weight: RING_WEIGHT_NORMAL, advertise: Some(url(node).into()) };
+        let about = About {
+            shards: shards_of(node),
+            weight: RING_WEIGHT_NORMAL,
+            advertise: Some(url(node).into()),
+            announcing: true,
+        };
         let hosts = (0..shards_of(node)).map(ShardId).map(|shard| {
             let settings = place.settings.clone();
             Host::new(settings, shard, about.clone(), seed ^ u64::from(shard.0), now)

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use ringgate::bus::redis::scripts::Stamp;
 use ringgate::cluster::lease::{self, Answer, Ask};
 use ringgate::cluster::nodes::{About, Polled};
 use ringgate::cluster::registry::wants::WriteId;
@@ -23,13 +24,14 @@ pub enum Command {
     Put {
         user: Rc<str>,
         row: Row,
-        serial: u64,
+        stamp: Stamp,
     },
     Delete {
         user: Rc<str>,
         node: Rc<str>,
         epoch: u64,
-        serial: Option<u64>,
+        /// `None`: of a node and epoch that are over.
+        stamp: Option<Stamp>,
     },
     /// The set of the users with a row of this node, epoch and shard: these are to be in it, or not.
     Index {
@@ -69,8 +71,8 @@ pub enum Command {
 pub enum Reply {
     /// Whether the connection is of any use.
     Greeted(bool),
-    /// The rows of others, or that a newer epoch has been there.
-    Row(Option<Rows>),
+    /// Whether it is as it was asked; or that a newer epoch has been there, or the lease has ended.
+    Row(bool),
     Lease(Answer),
     Leases(Vec<Polled>),
     Rows(Rows),
@@ -128,13 +130,17 @@ struct Lease {
 pub struct Redis {
     users: BTreeMap<Rc<str>, Hash>,
     leases: BTreeMap<Rc<str>, Lease>,
-    graves: BTreeMap<(Rc<str>, u64), About>,
+    graves: BTreeMap<(Rc<str>, u64), (u32, About)>,
     indices: BTreeMap<(Rc<str>, u64, u16), BTreeSet<Rc<str>>>,
     /// Which connections are told when a user's rows change.
     tracked: BTreeMap<Rc<str>, BTreeSet<Line>>,
     /// Out of memory: what needs some is refused.
     pub full: bool,
     has_scripts: bool,
+    /// The name of what it remembers.
+    memory: u64,
+    /// What services were told on `user:events`: who, and whether they came.
+    pub events: Vec<(Rc<str>, bool)>,
     /// Rows that were deleted or overwritten by another epoch since the last look: user and node.
     pub lost: BTreeSet<(Rc<str>, Rc<str>)>,
 }
@@ -146,6 +152,8 @@ impl Redis {
         *self = Redis {
             full: self.full,
             has_scripts: self.has_scripts,
+            memory: self.memory + 1,
+            events: std::mem::take(&mut self.events),
             lost: std::mem::take(&mut self.lost),
             ..Redis::default()
         };
@@ -157,7 +165,12 @@ impl Redis {
     /// Another process with nothing in it.
     pub fn restart(&mut self) {
         self.lost_all();
-        *self = Redis { lost: std::mem::take(&mut self.lost), ..Redis::default() };
+        *self = Redis {
+            memory: self.memory + 1,
+            events: std::mem::take(&mut self.events),
+            lost: std::mem::take(&mut self.lost),
+            ..Redis::default()
+        };
     }
 
     pub fn forget_scripts(&mut self) {
@@ -205,6 +218,20 @@ impl Redis {
         self.rows().into_iter().filter(|row| !is_indexed(row)).collect()
     }
 
+    /// Checks that services were told of everybody's coming and going by turns, and the truth at last; unless it has forgotten everything
+    /// meanwhile, when some are told twice.
+    pub fn check_events(&self) {
+        if self.memory > 0 {
+            return;
+        }
+        let mut online = BTreeSet::new();
+        for (user, came) in &self.events {
+            let turns = if *came { online.insert(user) } else { online.remove(user) };
+            assert!(turns, "{user} is told twice in a row to be online: {came}");
+        }
+        assert_eq!(online, self.users.keys().collect(), "who is online as services know it");
+    }
+
     pub fn graves(&self) -> usize {
         self.graves.len()
     }
@@ -237,9 +264,9 @@ impl Redis {
             Command::Put { .. } | Command::Lease { .. } | Command::Index { put: true, .. } if self.full => {
                 Reply::Refused { no_script: false }
             }
-            Command::Put { user, row, serial } => Reply::Row(self.put(from, &user, row, serial, connections, now_ms)),
-            Command::Delete { user, node, epoch, serial } => {
-                Reply::Row(self.delete(from, &user, &node, epoch, serial, connections))
+            Command::Put { user, row, stamp } => Reply::Row(self.put(from, &user, row, stamp, connections, now_ms)),
+            Command::Delete { user, node, epoch, stamp } => {
+                Reply::Row(self.delete(from, &user, &node, epoch, stamp, connections, now_ms))
             }
             Command::Index { of, users, put } => {
                 let index = self.indices.entry((of.node, of.epoch, of.shard.0)).or_default();
@@ -256,7 +283,7 @@ impl Redis {
             Command::Leases => Reply::Leases(self.polled(now_ms)),
             Command::Find { user } => {
                 self.tracked.entry(user.clone()).or_default().insert(from);
-                Reply::Rows(self.rows_but(&user, None))
+                Reply::Rows(self.rows_of(&user))
             }
             Command::Publish { channel, payload } => Reply::Heard(publish(&channel, &payload, connections)),
             Command::Sample { of } => {
@@ -295,21 +322,25 @@ impl Redis {
         from: Line,
         user: &Rc<str>,
         row: Row,
-        serial: u64,
+        stamp: Stamp,
         connections: &mut Connections,
         now_ms: u64,
-    ) -> Option<Rows> {
-        let hash = self.users.entry(user.clone()).or_default();
-        if hash.rows.get(&row.node).is_some_and(|(held, ..)| *held > row.epoch) {
-            return None;
+    ) -> bool {
+        let held = self.users.get(user).and_then(|hash| hash.rows.get(&row.node));
+        if held.is_some_and(|(held, ..)| *held > row.epoch) || now_ms >= stamp.lease_ends_ms {
+            return false;
         }
-        let before = hash.rows.insert(row.node.clone(), (row.epoch, row.shard.0, serial));
+        let hash = self.users.entry(user.clone()).or_default();
+        let before = hash.rows.insert(row.node.clone(), (row.epoch, row.shard.0, stamp.serial));
+        if before.is_none() && hash.rows.len() == 1 && !stamp.confirmed {
+            self.events.push((user.clone(), true));
+        }
         if before.is_some_and(|(epoch, ..)| epoch != row.epoch) {
             self.lost.insert((user.clone(), row.node.clone()));
         }
         hash.expires_ms = now_ms + ENTRY_TTL_MS;
         self.touched(user, Some(from), connections);
-        Some(self.rows_but(user, Some(&row.node)))
+        true
     }
 
     fn delete(
@@ -318,25 +349,26 @@ impl Redis {
         user: &Rc<str>,
         node: &Rc<str>,
         epoch: u64,
-        serial: Option<u64>,
+        stamp: Option<Stamp>,
         connections: &mut Connections,
-    ) -> Option<Rows> {
-        if let Some(hash) = self.users.get_mut(user)
-            && let Some((held, _, written)) = hash.rows.get(node)
-        {
-            if *held > epoch {
-                return None;
-            }
-            if serial.is_none_or(|serial| *written <= serial) {
-                hash.rows.remove(node);
-                if hash.rows.is_empty() {
-                    self.users.remove(user);
-                }
-                self.lost.insert((user.clone(), node.clone()));
-                self.touched(user, Some(from), connections);
-            }
+        now_ms: u64,
+    ) -> bool {
+        let held = self.users.get(user).and_then(|hash| hash.rows.get(node)).copied();
+        let gone = match held {
+            None => stamp.is_some_and(|stamp| stamp.confirmed && now_ms < stamp.lease_ends_ms),
+            Some((held, ..)) if held > epoch => return false,
+            Some((_, _, written)) => stamp.is_none_or(|stamp| written <= stamp.serial),
+        };
+        if gone && held.is_some() {
+            self.users.get_mut(user).map(|hash| hash.rows.remove(node));
+            self.users.retain(|_, hash| !hash.rows.is_empty());
+            self.lost.insert((user.clone(), node.clone()));
+            self.touched(user, Some(from), connections);
         }
-        Some(self.rows_but(user, None))
+        if gone && !self.users.contains_key(user) {
+            self.events.push((user.clone(), false));
+        }
+        true
     }
 
     fn lease(&mut self, command: &lease::Command, instance: u32, about: About, now_ms: u64) -> Answer {
@@ -350,15 +382,15 @@ impl Redis {
                         return Answer::Fenced;
                     }
                     epoch = epoch.max(held.epoch + 1);
-                    self.graves.insert((node.clone(), held.epoch), held.about.clone());
+                    self.graves.insert((node.clone(), held.epoch), (held.instance, held.about.clone()));
                 }
                 self.leases.insert(node, Lease { epoch, expires_ms, instance, about });
-                Answer::Granted { epoch }
+                Answer::Granted { epoch, memory: self.memory, ends_ms: expires_ms }
             }
             (Ask::Renew { epoch } | Ask::Release { epoch }, Some(held)) if held.epoch > epoch => Answer::Fenced,
             (Ask::Renew { epoch }, Some(held)) if held.epoch == epoch && held.expires_ms > now_ms => {
                 (held.expires_ms, held.about) = (expires_ms, about);
-                Answer::Renewed
+                Answer::Renewed { ends_ms: expires_ms }
             }
             (Ask::Release { epoch }, Some(held)) if held.epoch == epoch => {
                 held.expires_ms = 0;
@@ -372,27 +404,28 @@ impl Redis {
         let living = self.leases.iter().map(|(node, lease)| Polled {
             node: node.clone(),
             epoch: lease.epoch,
+            instance: lease.instance,
             remaining_ms: lease.expires_ms as i64 - now_ms as i64,
             about: lease.about.clone(),
         });
-        let over = self.graves.iter().map(|((node, epoch), about)| Polled {
+        let over = self.graves.iter().map(|((node, epoch), (instance, about))| Polled {
             node: node.clone(),
             epoch: *epoch,
+            instance: *instance,
             remaining_ms: -(now_ms as i64),
             about: about.clone(),
         });
         living.chain(over).collect()
     }
 
-    fn rows_but(&self, user: &str, but: Option<&str>) -> Rows {
+    fn rows_of(&self, user: &str) -> Rows {
         let rows = self.users.get(user).into_iter().flat_map(|hash| &hash.rows);
-        rows.filter(|(node, _)| but != Some(&***node))
-            .map(|(node, (epoch, shard, _))| Row {
-                node: node.clone(),
-                epoch: *epoch,
-                shard: ringgate::ids::ShardId(*shard),
-            })
-            .collect()
+        rows.map(|(node, (epoch, shard, _))| Row {
+            node: node.clone(),
+            epoch: *epoch,
+            shard: ringgate::ids::ShardId(*shard),
+        })
+        .collect()
     }
 
     /// Those who have read it are told, but for the one who has changed it (NOLOOP), and all are forgotten.

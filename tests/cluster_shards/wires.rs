@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use ringgate::bus::redis::scripts::Stamp;
 use ringgate::cluster::agent::{Action, Event, WriteAnswer, probe_channel};
 use ringgate::cluster::lease;
 use ringgate::cluster::link::{Side, State};
@@ -19,13 +20,13 @@ use super::redis::{Command, Line, Reply};
 const HALF_OPEN_MS: u64 = 1_500;
 
 enum Token {
-    Row { id: WriteId, op: Op, user: Rc<str> },
+    Row { id: WriteId, user: Rc<str> },
     Lease { ticket: u64 },
     Leases { asked_ms: u64 },
     Publish { ticket: u64 },
     Find { user: Rc<str> },
     Sample { grave: Grave },
-    Remove { node: Rc<str>, user: Rc<str> },
+    Remove { grave: Grave, user: Rc<str> },
     Load,
     Other,
 }
@@ -46,7 +47,7 @@ pub struct Wires {
     ways: [Way; 2],
     /// Commands without an answer, and when they were sent.
     asked: VecDeque<(Token, u64)>,
-    rows: Vec<(Write, Row)>,
+    rows: Vec<(Write, Row, u64)>,
     channels: Vec<Write>,
     ready: VecDeque<Incoming>,
     loading: bool,
@@ -104,12 +105,12 @@ impl Wires {
                 let Grave { node, epoch, .. } = &grave;
                 for user in &users {
                     let (node, user) = (node.clone(), user.clone());
-                    let token = Token::Remove { node: node.clone(), user: user.clone() };
-                    self.send(token, Command::Delete { user, node, epoch: *epoch, serial: None }, net);
+                    let token = Token::Remove { grave: grave.clone(), user: user.clone() };
+                    self.send(token, Command::Delete { user, node, epoch: *epoch, stamp: None }, net);
                 }
-                self.send(Token::Other, Command::Index { of: grave, users, put: false }, net);
             }
             Outgoing::Retire => self.about.weight = 0,
+            Outgoing::Announced => self.about.announcing = false,
             Outgoing::Bury { node, epoch } => self.send(Token::Other, Command::Bury { node, epoch }, net),
         }
     }
@@ -118,16 +119,17 @@ impl Wires {
     pub fn flush(&mut self, net: &mut Net) {
         let rows = std::mem::take(&mut self.rows);
         self.index(Op::Put, &rows, net);
-        for (Write { id, op, name: user }, row) in &rows {
-            let (user, serial) = (user.clone(), id.serial());
+        for (Write { id, op, name: user, confirmed }, row, lease_ends_ms) in &rows {
+            let stamp = Stamp { serial: id.serial(), lease_ends_ms: *lease_ends_ms, confirmed: *confirmed };
+            let user = user.clone();
             let command = match op {
-                Op::Put => Command::Put { user: user.clone(), row: row.clone(), serial },
+                Op::Put => Command::Put { user: user.clone(), row: row.clone(), stamp },
                 Op::Delete => {
                     let (user, node) = (user.clone(), row.node.clone());
-                    Command::Delete { user, node, epoch: row.epoch, serial: Some(serial) }
+                    Command::Delete { user, node, epoch: row.epoch, stamp: Some(stamp) }
                 }
             };
-            self.send(Token::Row { id: *id, op: *op, user }, command, net);
+            self.send(Token::Row { id: *id, user }, command, net);
         }
         self.index(Op::Delete, &rows, net);
 
@@ -223,11 +225,11 @@ impl Wires {
                 }
                 return self.failed(token);
             }
-            (Token::Row { id, op, user }, Reply::Row(Some(others))) => {
+            (Token::Row { id, user }, Reply::Row(true)) => {
                 self.tell(Event::Row { id, answer: WriteAnswer::Done });
-                Incoming::Row { id, user, op, others }
+                Incoming::Invalidated(vec![user])
             }
-            (Token::Row { id, .. }, Reply::Row(None)) => {
+            (Token::Row { id, .. }, Reply::Row(false)) => {
                 Incoming::Agent(Event::Row { id, answer: WriteAnswer::Refused })
             }
             (Token::Lease { ticket }, Reply::Lease(answer)) => Incoming::Agent(Event::Lease { ticket, answer }),
@@ -235,7 +237,11 @@ impl Wires {
             (Token::Publish { ticket }, Reply::Heard(heard)) => Incoming::Published { ticket, heard: Some(heard) },
             (Token::Find { user }, Reply::Rows(rows)) => Incoming::Found { user, rows: Some(rows) },
             (Token::Sample { grave }, Reply::Names(users)) => Incoming::Sampled { grave, users: Some(users) },
-            (Token::Remove { node, user }, Reply::Row(others)) => Incoming::Removed { node, user, others },
+            (Token::Remove { grave, user }, Reply::Row(_)) => {
+                let (of, users) = (grave.clone(), vec![user.clone()]);
+                self.send(Token::Other, Command::Index { of, users, put: false }, net);
+                Incoming::Removed { node: grave.node, user }
+            }
             (Token::Load, Reply::Done) => {
                 self.loading = false;
                 return;
@@ -253,7 +259,7 @@ impl Wires {
             Token::Publish { ticket } => Incoming::Published { ticket, heard: None },
             Token::Find { user } => Incoming::Found { user, rows: None },
             Token::Sample { grave } => Incoming::Sampled { grave, users: None },
-            Token::Remove { node, user } => Incoming::Removed { node, user, others: None },
+            Token::Remove { grave, user } => Incoming::Removed { node: grave.node, user },
             Token::Load | Token::Leases { .. } | Token::Other => return,
         };
         self.ready.push_back(incoming);
@@ -269,9 +275,10 @@ impl Wires {
                 }
             }
             Action::Drop(side, _) => self.give_up(side, net, rng),
-            Action::Row { write, row } => self.rows.push((write, row)),
+            Action::Row { write, row, lease_ends_ms } => self.rows.push((write, row, lease_ends_ms)),
             Action::Channel(write) => self.channels.push(write),
             Action::Lease(command) => {
+                self.about.announcing |= matches!(command.kind, lease::Ask::Acquire { .. });
                 let (instance, about) = (self.instance, self.about.clone());
                 self.send(Token::Lease { ticket: command.ticket }, Command::Lease { command, instance, about }, net);
             }
@@ -312,7 +319,7 @@ impl Wires {
                 Token::Publish { ticket } => publishes.push(ticket),
                 Token::Find { user } => self.ready.push_back(Incoming::Found { user, rows: None }),
                 Token::Sample { grave } => self.ready.push_back(Incoming::Sampled { grave, users: None }),
-                Token::Remove { node, user } => self.ready.push_back(Incoming::Removed { node, user, others: None }),
+                Token::Remove { grave, user } => self.ready.push_back(Incoming::Removed { node: grave.node, user }),
                 Token::Row { .. } | Token::Lease { .. } | Token::Leases { .. } | Token::Load | Token::Other => {}
             }
         }
@@ -321,11 +328,11 @@ impl Wires {
         }
     }
 
-    fn index(&mut self, op: Op, rows: &[(Write, Row)], net: &mut Net) {
-        let mut chosen = rows.iter().filter(|(write, _)| write.op == op).peekable();
-        if let Some((_, row)) = chosen.peek() {
+    fn index(&mut self, op: Op, rows: &[(Write, Row, u64)], net: &mut Net) {
+        let mut chosen = rows.iter().filter(|(write, ..)| write.op == op).peekable();
+        if let Some((_, row, _)) = chosen.peek() {
             let of = Grave { node: row.node.clone(), epoch: row.epoch, shard: self.shard };
-            let users = chosen.map(|(write, _)| write.name.clone()).collect();
+            let users = chosen.map(|(write, ..)| write.name.clone()).collect();
             self.send(Token::Other, Command::Index { of, users, put: op == Op::Put }, net);
         }
     }
