@@ -33,7 +33,7 @@
 //! | `user:events` | channel of a user's first and last row: see below |
 //! | `shards` | channel of everything for users, in routing `broadcast` |
 //!
-//! # Who is told of users
+//! # What services are told of users
 //!
 //! What is published on `user:events` is published by the scripts that write and delete rows, where a user's hash of rows becomes one and where
 //! it becomes none. So for each user coming and going alternate, in the order of the registry, whichever nodes have them; which leases live does
@@ -48,9 +48,10 @@
 //! * A fresh epoch under which Redis remembers nothing of the one before (it names its memory in every lease) leaves what was confirmed as it is.
 //! * What was written under a lease and comes to Redis when that is over is refused: others do not clean up twice.
 //!
-//! Three things cannot be known, and are told as if nobody else was there: after a flush, whether a user who comes or goes is on another node
-//! that has not announced itself again; what became of a write whose answer was lost in the same moment; and that a hash has run out because no
-//! node was there to renew it. A node whose name another process has taken may tell of a user who leaves before it notices a second time.
+//! Some things nobody can know. After a flush: whether a user who comes or goes is on another node too, which has not announced itself again;
+//! it is told as if they were not. What became of a write whose answer was lost in that same moment: a coming is told again, a going is not.
+//! That a hash has run out because no node was there to renew it: nobody tells. And a node whose name another process has just taken may tell
+//! a second time of a user who leaves before it notices.
 //!
 //! # Invariants
 //!

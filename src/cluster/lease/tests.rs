@@ -60,6 +60,7 @@ fn it_is_acquired_renewed_every_3_s_and_ends_with_the_last_renewal_sent() {
     assert_eq!(lease.poll(3_101, 3_101), None, "one at a time");
     assert_eq!(lease.answered(renewal.ticket, Answer::Renewed { ends_ms: 13_900 }, 4_900), None);
     assert_eq!(lease.until_ms(), Some(13_100), "counted from when it was sent");
+    assert_eq!((lease.ends_ms(), lease.memory()), (13_900, 1), "as Redis counts");
     assert_eq!((lease.holds(13_099), lease.holds(13_100)), (Some(100), None), "also before anybody has noticed");
     assert_eq!(lease.tick(13_099), None);
     assert_eq!(lease.tick(13_100), Some(Change::Lost { epoch: 100, why: Loss::Expired }));

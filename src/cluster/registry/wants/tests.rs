@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const PACE: Pace = Pace { batch_size: 4, batch_delay_ms: 5, unanswered_max: 8, renew_every_ms: 1_000 };
@@ -269,7 +270,8 @@ struct Other {
     told: BTreeMap<Rc<str>, Vec<bool>>,
     /// Names that were forgotten and not announced again yet.
     forgotten: BTreeSet<Rc<str>>,
-    /// Names whose last write was forgotten before anybody knew whether it had been carried out; or that became void while forgotten.
+    /// Names whose last write was forgotten before anybody knew whether it had been carried out; or that were lost or became void while
+    /// forgotten.
     obscure: BTreeSet<Rc<str>>,
 }
 
@@ -294,7 +296,8 @@ impl Other {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    // The same cases every time: with other seeds, and tens of thousands of them, when something here is changed.
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(8), ..ProptestConfig::with_cases(512) })]
 
     /// Whatever was lost, refused or forgotten on the way, in the end the other side has what is wanted and nothing else; and whoever listens
     /// was told of each name that it came and went, by turns.
@@ -342,7 +345,9 @@ proptest! {
                 }
                 Step::Cut(n) => {
                     let done = usize::from(n).min(sent.len());
-                    sent.drain(..).take(done).for_each(|write| other.take(&write));
+                    sent.drain(..done).for_each(|write| other.take(&write));
+                    let lost = sent.drain(..).map(|write| write.name);
+                    other.obscure.extend(lost.filter(|name| other.forgotten.contains(name)));
                     wants.distrust();
                 }
                 Step::Flush => {
