@@ -99,6 +99,10 @@ pub(crate) struct Options {
     /// Core for the generator.
     #[arg(long)]
     pub(crate) pin_client: Option<usize>,
+    /// The generator never sleeps while messages are sent: the server's figures are then without the waking of its clients' threads,
+    /// which is dear in virtual machines. Give it a core of its own.
+    #[arg(long)]
+    pub(crate) spin: bool,
     /// Short and small, for correctness only; exits with 1 when anything was lost, duplicated, out of order or misrouted.
     #[arg(long)]
     pub(crate) check: bool,

@@ -44,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) churners: u32,
     pub(crate) churn_per_second: f64,
     pub(crate) workers: u32,
+    /// Workers do not sleep while messages are sent.
+    pub(crate) spin: bool,
     pub(crate) size: usize,
     pub(crate) echo: Option<Pace>,
     pub(crate) rooms: Option<Rooms>,
@@ -147,6 +149,7 @@ impl Plan {
             churners,
             churn_per_second,
             workers,
+            spin: options.spin,
             size: size.clamp(MARK_LEN, 16 << 20),
             echo: (mode == Mode::Echo).then(|| pace(options.rate.unwrap_or(0.0), options.depth.unwrap_or(1))),
             rooms,

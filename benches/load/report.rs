@@ -60,6 +60,7 @@ pub(crate) struct Report {
     rooms: Option<u32>,
     size: usize,
     workers: u32,
+    spin: bool,
     connect: Vec<Percentiles>,
     pub(crate) memory: Option<Memory>,
     pub(crate) window: Option<Window>,
@@ -87,6 +88,7 @@ impl Report {
             rooms: plan.rooms.as_ref().map(|rooms| rooms.count),
             size: plan.size,
             workers: plan.workers,
+            spin: plan.spin,
             connect: Vec::new(),
             memory: None,
             window: None,
@@ -208,7 +210,11 @@ impl Report {
                 .map_or(String::new(), |per| format!(", {per:.3} s per million deliveries"));
             row("server CPU", format!("{:.1} % of a core{per_million}", window.server_cores * 100.0));
             let busy = window.client_cores / f64::from(self.workers);
-            let warning = if busy > 0.9 { " (saturated: the rate is the generator's)" } else { "" };
+            let warning = match busy > 0.9 {
+                true if self.spin => " (it does not sleep)",
+                true => " (saturated: the rate is the generator's)",
+                false => "",
+            };
             row("generator CPU", format!("{:.1} % of a core{warning}", window.client_cores * 100.0));
         }
         for (flow, latency) in &self.latency {

@@ -96,7 +96,7 @@ class Cluster:
         return [node for node in self.nodes if node.running]
 
     def wait_whole(self, timeout=20):
-        """Waits until every node's bus is up, and each knows of all."""
+        """Waits until every node's bus is up, and every shard of each knows of all: each shard reads the leases for itself."""
         nodes = self.running()
         for node in nodes:
             with Admin(node) as admin:
@@ -105,13 +105,8 @@ class Cluster:
         for node in nodes:
             with Admin(node) as admin:
                 eventually(lambda: names == living(admin), f"{node.node_id} knows of {names}", timeout)
-
-    def wait_settled(self, timeout=10):
-        """Waits until every shard of every node has seen the leases of all."""
-        for node in self.nodes:
-            with Admin(node) as admin:
-                seen = lambda: set(admin.metrics()["ringgate_bus_nodes"][2].values())
-                eventually(lambda: seen() == {len(self.nodes)}, f"all of {node.node_id} know of all", timeout)
+                known = lambda: set(admin.metrics()["ringgate_bus_nodes"][2].values())
+                eventually(lambda: known() == {len(names)}, f"all shards of {node.node_id} know of all", timeout)
 
     def stop(self):
         """Ends all as an operator would, and requires that this goes well."""

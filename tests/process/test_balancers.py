@@ -12,7 +12,7 @@ from client import Client
 from cluster import LEASE_S, QUICK, status
 from gateway import eventually
 from redis_server import free_port
-from test_cluster_hash import route, users_of, wait_known
+from test_cluster_hash import route, users_of
 from wire import Wire
 
 # The address that clients come from, where it matters: not the balancer's own.
@@ -156,12 +156,12 @@ def test_with_the_ring_everybody_is_where_they_belong_before_and_after(behind):
     def owners():
         return {user: route(cluster[0], user)["node"] for user in users}
 
-    wait_known(cluster)
+    cluster.wait_whole()
     for ended in (None, cluster[2]):
         if ended:
             ended.kill()
             eventually(lambda: ended.node_id not in owners().values(), "it has left the ring", LEASE_S + 3)
-            wait_known(cluster)
+            cluster.wait_whole()
         wanted = owners()
         clients = [come(balancer, user) for user in users]
         assert {user: client.node for user, client in zip(users, clients)} == wanted
@@ -173,7 +173,7 @@ def test_with_the_ring_everybody_is_where_they_belong_before_and_after(behind):
 @pytest.mark.parametrize("behind", ["nginx-route"], indirect=True)
 def test_who_must_move_comes_back_through_the_balancer(behind):
     balancer, cluster = behind
-    wait_known(cluster)
+    cluster.wait_whole()
     user = users_of(cluster, cluster[1], 1)[0]
     with come(cluster[0], user) as client:
         reconnect = client.expect("reconnect")

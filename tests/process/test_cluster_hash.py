@@ -37,15 +37,6 @@ def add(cluster, name=None, settings=None, **options):
     raise error
 
 
-def wait_known(cluster):
-    """Until every shard of every node knows the ring: each reads the leases for itself."""
-    cluster.wait_whole()
-    nodes = cluster.running()
-    for node in nodes:
-        shards = node.ready["shards"]
-        eventually(lambda: figure(node, "ringgate_bus_nodes") == shards * len(nodes), "all shards know of all nodes")
-
-
 @pytest.fixture
 def ring(start_cluster):
     """Starts a cluster in routing `hash`."""
@@ -54,7 +45,7 @@ def ring(start_cluster):
         cluster = start_cluster("hash", 0, {**SETTINGS, **(settings or {})})
         for _ in range(count):
             add(cluster, wait=False)
-        wait_known(cluster)
+        cluster.wait_whole()
         return cluster
 
     return ring
@@ -282,7 +273,7 @@ def test_a_node_that_joins_gets_its_users_and_only_those(ring):
     before = {user: route(cluster[0], user)["node"] for user in users}
     with Crowd(cluster, users) as crowd:
         third = add(cluster)
-        wait_known(cluster)
+        cluster.wait_whole()
         after = {user: route(cluster[0], user)["node"] for user in users}
         assert after == {user: route(third, user)["node"] for user in users}
         must = {user for user in users if after[user] != before[user]}
@@ -312,7 +303,7 @@ def test_a_node_that_leaves_says_where_to_go(ring):
         leaver.wait()
         eventually(lambda: crowd.moved() == must, "its users have heard it")
         assert {told[0][1]["reason"] for told in crowd.told.values()} == {"draining"}
-        wait_known(cluster)
+        cluster.wait_whole()
         after = {user: route(cluster[0], user)["node"] for user in users}
         assert leaver.node_id not in after.values()
         eventually(lambda: {user: client.node for user, client in crowd.clients.items()} == after, "they followed")

@@ -97,7 +97,6 @@ def publishes(asked, prefix):
 
 def test_a_message_costs_one_publish_for_each_node_and_no_look_up(start_cluster, connect):
     cluster = start_cluster("registry", 3)
-    cluster.wait_settled()
     sender, near = connect(cluster[0], "sender"), connect(cluster[0], "near")
     far, wide = connect(cluster[1], "far"), [connect(node, "wide") for node in cluster.nodes[1:]]
     for user in (near.user, far.user, wide[0].user):
