@@ -56,7 +56,8 @@
 //! * **Everything is bounded.** Envelopes by credit between origin and home shard, outboxes by their marks, incomplete input by
 //!   `limits.message_size`, everything else by [`limits`].
 //! * **Nothing is lost silently.** Every push has a verdict, every drop a counter, every close one [reason](error::CloseReason).
-//! * **Handles, not references, cross boundaries.** A [`ConnectionId`](ids::ConnectionId) with a stale generation finds nothing.
+//! * **Handles, not references, cross boundaries.** A [`ConnectionId`](ids::ConnectionId) with a stale generation finds nothing;
+//!   outside the process it is a [`GlobalConnectionId`](ids::GlobalConnectionId), which names the start of the node as well.
 //! * **Order.** What one connection sends to one target arrives in that order: every leg is one first-in-first-out queue.
 //! * **Descriptors are made before the barrier.** With private descriptor tables a number made later means another file on another
 //!   thread. See [`io`].

@@ -1,7 +1,8 @@
 //! What one node asks those that have a user, a room or a channel, and what they answer, as bytes.
 //!
-//! A question goes to the channel of what it is about, so it reaches whoever has it; each answers to the channel of the shard that asked. The
-//! asking node hears its own questions too and answers them with nothing: so there are as many answers as connections that heard.
+//! A question goes to the channel of what it is about (for a connection, that of its shard), so it reaches whoever has it; each answers to the
+//! channel of the shard that asked. The asking node hears its own questions too and answers them with nothing: so there are as many answers as
+//! connections that heard.
 //!
 //! What a node tells the members of a room on all nodes, of users who come and go, is of this kind too.
 //!
