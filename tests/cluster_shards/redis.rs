@@ -139,6 +139,8 @@ pub struct Redis {
     has_scripts: bool,
     /// Rows that were deleted or overwritten by another epoch since the last look: user and node.
     pub lost: BTreeSet<(Rc<str>, Rc<str>)>,
+    /// Of these, those that were deleted one by one under the lease that they were written under: user and process.
+    pub taken_back: BTreeSet<(Rc<str>, u32)>,
 }
 
 impl Redis {
@@ -259,7 +261,7 @@ impl Redis {
             }
             Command::Put { user, row, serial } => Reply::Row(self.put(from, &user, row, serial, connections, now_ms)),
             Command::Delete { user, node, epoch, serial } => {
-                Reply::Row(self.delete(from, &user, &node, epoch, serial, connections))
+                Reply::Row(self.delete(from, &user, &node, epoch, serial, connections, now_ms))
             }
             Command::Index { of, users, put } => {
                 let index = self.indices.entry((of.node, of.epoch, of.shard.0)).or_default();
@@ -340,6 +342,7 @@ impl Redis {
         epoch: u64,
         serial: Option<u64>,
         connections: &mut Connections,
+        now_ms: u64,
     ) -> Option<Rows> {
         if let Some(hash) = self.users.get_mut(user)
             && let Some((held, _, written)) = hash.rows.get(node)
@@ -348,6 +351,8 @@ impl Redis {
                 return None;
             }
             if serial.is_none_or(|serial| *written <= serial) {
+                let lease = self.leases.get(node).filter(|lease| lease.epoch == *held && lease.expires_ms > now_ms);
+                self.taken_back.extend(lease.map(|lease| (user.clone(), lease.instance)));
                 hash.rows.remove(node);
                 if hash.rows.is_empty() {
                     self.users.remove(user);
