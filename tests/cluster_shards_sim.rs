@@ -17,6 +17,8 @@ const SETTLE_MS: u64 = 1_500;
 const CHAOS_MS: u64 = 8_000;
 /// The longest back-off and a try after it, a lease, cleaning up, and answers that are waited for.
 const HEAL_MS: u64 = 14_000;
+/// People go on when all is well: everything arrives then.
+const CALM_MS: u64 = 2_500;
 /// With routing `hash`: a ring at rest, and everybody on their way.
 const MOVE_MS: u64 = 9_000;
 
@@ -24,17 +26,24 @@ fn run(seed: u64) -> Seen {
     let mut world = World::new(seed);
     world.run(SETTLE_MS, false, true);
     world.run(CHAOS_MS, true, true);
+    heal(&mut world);
+    world.ledger.calm = true;
+    world.run(CALM_MS, false, true);
     finish(&mut world);
     world.ledger.seen
 }
 
-/// All is well again: everything that must hold then.
-fn finish(world: &mut World) {
+fn heal(world: &mut World) {
     world.heal();
     world.run(HEAL_MS, false, false);
     if world.routing == Routing::Hash {
         world.run(MOVE_MS, false, false);
     }
+}
+
+/// Everything that must hold when all is well.
+fn finish(world: &mut World) {
+    world.run(SETTLE_MS, false, false);
     world.check_messages();
     world.check_registry();
     world.check_messages();
@@ -101,6 +110,7 @@ fn cut_short(victim: usize, after: u64) -> bool {
     world.say_to("u0", To::User("u2".into()));
     world.run(200, false, false);
     let died = world.ledger.seen.crashes > 0;
+    heal(&mut world);
     finish(&mut world);
     died
 }

@@ -258,7 +258,7 @@ fn what_redis_remembers_has_another_name_once_it_has_forgotten() {
         let p = pipeline(&server.target(), s.load()).await;
         let about = About::default();
         let memory = async |node: &str| {
-            let kind = Ask::Acquire { floor: 1, take_over: true };
+            let kind = Ask::Acquire { floor: 1, take_over: true, over: 0 };
             let command = Command { ticket: 0, node: node.into(), kind };
             match scripts::lease_answer(kind, &call(&p, &s.lease(&command, 1, TTL, &about)).await) {
                 Answer::Granted { memory, .. } => memory,
@@ -280,8 +280,8 @@ fn leases_are_granted_renewed_fenced_and_forgotten() {
         server.cli(&["FLUSHALL"]);
         let s = Scripts::new("ws:");
         let p = pipeline(&server.target(), s.load()).await;
-        let take = |floor| Ask::Acquire { floor, take_over: true };
-        let retake = |floor| Ask::Acquire { floor, take_over: false };
+        let take = |floor| Ask::Acquire { floor, take_over: true, over: 0 };
+        let retake = |floor| Ask::Acquire { floor, take_over: false, over: 0 };
         let base = 1_790_000_000_000;
 
         assert_eq!(ask(&p, &s, "a", 1, take(base), TTL).await, granted(base));
@@ -309,6 +309,13 @@ fn leases_are_granted_renewed_fenced_and_forgotten() {
             assert_eq!(call(&p, &s.lease_reap("a", epoch)).await, Value::Int(1));
         }
         assert_eq!(scripts::leases(&call(&p, &s.lease_list()).await), Some(vec![]));
+
+        // Redis has forgotten everything, and a process has written under its old epoch since.
+        let after = Ask::Acquire { floor: base + 9, take_over: false, over: base + 8 };
+        assert_eq!(ask(&p, &s, "a", 2, after, TTL).await, granted(base + 9));
+        let listed = scripts::leases(&call(&p, &s.lease_list()).await).unwrap();
+        let graves: Vec<_> = listed.iter().filter(|l| l.remaining_ms <= 0).map(|l| (l.epoch, l.about.shards)).collect();
+        assert_eq!(graves, [(base + 8, 4)], "it is still to be cleaned up");
     });
 }
 
@@ -319,7 +326,7 @@ fn a_lease_that_has_run_out_is_listed_dead_can_be_retaken_and_is_reaped() {
         server.cli(&["FLUSHALL"]);
         let s = Scripts::new("ws:");
         let p = pipeline(&server.target(), s.load()).await;
-        let retake = Ask::Acquire { floor: 3, take_over: false };
+        let retake = Ask::Acquire { floor: 3, take_over: false, over: 0 };
         assert_eq!(ask(&p, &s, "a", 1, retake, 20).await, granted(3));
         monoio::time::sleep(std::time::Duration::from_millis(40)).await;
         let listed = scripts::leases(&call(&p, &s.lease_list()).await).unwrap();

@@ -39,6 +39,9 @@ pub enum Ask {
         floor: u64,
         /// Whether a living lease of another instance is replaced; otherwise it is an answer: [`Answer::Fenced`].
         take_over: bool,
+        /// The epoch that this process has held last under this name, 0 for none: what was written under it is to be cleaned up even where
+        /// Redis has forgotten the lease. Until that was noticed, rows were written that no lease is left to tell of.
+        over: u64,
     },
     /// Another time to live for the lease of this epoch.
     Renew {
@@ -139,6 +142,8 @@ pub struct Lease {
     memory: u64,
     /// When the last lease ends, on the clock of Redis.
     ends_ms: u64,
+    /// The epoch that was held last under this name; 0: none was.
+    over: u64,
     /// Whether this process has yet to take its name.
     fresh_name: bool,
     tickets: u64,
@@ -173,6 +178,7 @@ impl Lease {
             newest_epoch: 0,
             memory: 0,
             ends_ms: 0,
+            over: 0,
             fresh_name: true,
             tickets: 0,
             asked: None,
@@ -230,7 +236,7 @@ impl Lease {
             _ if boot_ms < self.not_before_ms => return None,
             State::Vacant => {
                 let floor = unix_ms.max(self.newest_epoch + 1);
-                Ask::Acquire { floor, take_over: self.fresh_name }
+                Ask::Acquire { floor, take_over: self.fresh_name, over: self.over }
             }
             State::Held { epoch, renew_at_ms, .. } if boot_ms >= renew_at_ms => Ask::Renew { epoch },
             State::Leaving { epoch } => Ask::Release { epoch },
@@ -326,6 +332,7 @@ impl Lease {
     fn granted(&mut self, epoch: u64, sent_ms: u64, boot_ms: u64) -> Option<Change> {
         let until_ms = sent_ms + self.ttl_ms;
         self.newest_epoch = self.newest_epoch.max(epoch);
+        self.over = epoch;
         self.fresh_name = false;
         if self.state != State::Vacant || boot_ms >= until_ms {
             return None;
@@ -344,7 +351,7 @@ impl Lease {
     fn rename(&mut self) -> Change {
         self.random = mix(self.random.wrapping_add(0x9e37_79b9_7f4a_7c15));
         self.node = format!("{}-{:08x}", self.name, self.random as u32).into();
-        self.fresh_name = true;
+        (self.fresh_name, self.over) = (true, 0);
         Change::Renamed { node: self.node.clone() }
     }
 

@@ -38,6 +38,8 @@ impl World {
         assert_eq!(self.net.redis.unindexed(), [], "whoever cleans up would find all rows");
         assert_eq!(self.net.redis.graves(), 0, "the dead are forgotten");
         self.net.redis.check_events();
+        let running = self.nodes.iter().map(|node| node.settings.instance).collect();
+        assert_eq!(self.net.redis.left_behind(&running), BTreeSet::new(), "who lives cleans up after itself");
     }
 
     /// What one shard listens to is what it has to.

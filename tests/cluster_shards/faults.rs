@@ -54,7 +54,11 @@ impl World {
                 let slept_ms = self.rng.u64(..SLEEP_MS_MAX);
                 self.nodes[node].boot_ahead_ms += slept_ms;
             }
-            22..=24 => self.nodes[node].unix_ahead_ms = self.rng.u64(..2 * WALL_CLOCK_JUMP_MS),
+            22..=24 if !self.twins => {
+                let place = &mut self.nodes[node];
+                place.unix_ahead_ms = self.rng.u64(..2 * WALL_CLOCK_JUMP_MS);
+                place.unix_most_ms = place.unix_most_ms.max(place.unix_ahead_ms);
+            }
             _ => {}
         }
     }

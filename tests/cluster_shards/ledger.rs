@@ -52,6 +52,8 @@ struct Message {
     sent_ms: u64,
     wants_answer: bool,
     answer: Option<Answer>,
+    /// Where it has to arrive, whatever was answered.
+    owed_to: Vec<SessionId>,
     arrived_at: BTreeSet<SessionId>,
 }
 
@@ -70,7 +72,12 @@ pub struct Ledger {
     /// The last message of a sender to the same target that each session got.
     last: BTreeMap<(SessionId, SessionId, To), u64>,
     pub seen: Seen,
+    /// Nothing is wrong now: what is sent arrives at everybody who has been there for a while.
+    pub calm: bool,
 }
+
+/// How long it takes everywhere to hear that somebody has come, when nothing is wrong.
+const KNOWN_AFTER_MS: u64 = 400;
 
 impl Ledger {
     pub fn session(&mut self, user: &str, node: usize) -> SessionId {
@@ -97,9 +104,24 @@ impl Ledger {
     pub fn sent(&mut self, sender: SessionId, to: To, wants_answer: bool, now_ms: u64) -> u64 {
         self.seen.messages += 1;
         self.seen.in_rooms += u64::from(matches!(to, To::Room(_)));
-        let (answer, arrived_at) = (None, BTreeSet::new());
-        self.messages.push(Message { sender, to, sent_ms: now_ms, wants_answer, answer, arrived_at });
+        let (answer, owed_to, arrived_at) = (None, self.owed_to(&to, now_ms), BTreeSet::new());
+        self.messages.push(Message { sender, to, sent_ms: now_ms, wants_answer, answer, owed_to, arrived_at });
         self.messages.len() as u64 - 1
+    }
+
+    fn owed_to(&self, to: &To, now_ms: u64) -> Vec<SessionId> {
+        let To::User(user) = to else { return Vec::new() };
+        let known =
+            |session: &Session| session.sure_since_ms.is_some_and(|since_ms| since_ms + KNOWN_AFTER_MS < now_ms);
+        let there =
+            self.sessions.iter().zip(0..).filter(|(session, _)| self.calm && session.user == *user && known(session));
+        there.map(|(_, id)| id).collect()
+    }
+
+    /// A row of this user was taken back by the process that has written it.
+    pub fn taken_back(&self, session: SessionId) {
+        let Session { user, sure_since_ms, .. } = &self.sessions[session as usize];
+        assert_eq!(*sure_since_ms, None, "{user} is still there ({session}), and is deleted from the registry");
     }
 
     pub fn arrived(&mut self, number: u64, at: SessionId) {
@@ -152,6 +174,10 @@ impl Ledger {
         for (number, message) in self.messages.iter().enumerate() {
             let waits = message.wants_answer && self.sessions[message.sender as usize].ended_ms.is_none();
             assert!(!waits || message.answer.is_some(), "message {number} is never answered");
+            let stayed = |id: &&SessionId| self.sessions[**id as usize].ended_ms.is_none();
+            let missed: Vec<_> =
+                message.owed_to.iter().filter(stayed).filter(|id| !message.arrived_at.contains(id)).collect();
+            assert!(missed.is_empty(), "message {number} of {} never arrives at {missed:?}", message.sent_ms);
             if let (To::User(user), Some(Answer::Delivered)) = (&message.to, message.answer) {
                 // What is in the outbox of somebody who goes, or of a node that dies, need not arrive.
                 let gone = |session: &Session| session.user == *user && session.ended_ms >= Some(message.sent_ms);

@@ -57,6 +57,8 @@ pub struct World {
     pub net: Net,
     pub nodes: Vec<Node>,
     pub ledger: Ledger,
+    /// Two nodes were given the same name.
+    twins: bool,
     rng: fastrand::Rng,
 }
 
@@ -72,6 +74,9 @@ pub struct Node {
     /// How far its clocks are from this world's: what machines do that sleep, and those who set clocks.
     boot_ahead_ms: u64,
     unix_ahead_ms: u64,
+    /// The farthest that its wall clock ever was: it is not behind that when it starts. Where it is, and Redis forgets the lease of the process
+    /// before, and that wrote a row after this: then nobody can write that row until it runs out.
+    unix_most_ms: u64,
     /// Events that it has taken and actions that it has carried out since it started.
     pub steps: u64,
     /// It dies instead of that step, and is back so much later.
@@ -86,11 +91,11 @@ impl World {
             4 => Routing::Hash,
             _ => Routing::Registry,
         };
-        // In some worlds two nodes were given the same name.
+        // In some worlds.
         let twins = rng.u32(..6) == 0;
         let traces = std::env::var_os("RINGGATE_SIM_TRACE").is_some();
         let (net, ledger) = (Net::new(1_000), Ledger::default());
-        let mut world = World { traces, routing, net, nodes: Vec::new(), ledger, rng };
+        let mut world = World { traces, routing, net, nodes: Vec::new(), ledger, twins, rng };
         for index in 0..NODES {
             let name = format!("node-{}", if twins && index == 1 { 0 } else { index });
             world.nodes.push(Node {
@@ -100,7 +105,8 @@ impl World {
                 back_at_ms: Some(0),
                 frozen_until_ms: 0,
                 boot_ahead_ms: 10_000_000 * index as u64,
-                unix_ahead_ms: 1_000_000,
+                unix_ahead_ms: 0,
+                unix_most_ms: 0,
                 steps: 0,
                 dies_at: None,
             });
@@ -182,6 +188,7 @@ impl World {
     }
 
     fn start(&mut self, node: usize) {
+        self.nodes[node].unix_ahead_ms = self.nodes[node].unix_most_ms;
         let now = self.now(node);
         let (instance, seed) = (self.rng.u32(..), self.rng.u64(..));
         let place = &mut self.nodes[node];
@@ -204,9 +211,13 @@ impl World {
     /// A session is surely found while its row is there under a living lease, and was all the time.
     fn see_who_is_sure(&mut self) {
         let lost = std::mem::take(&mut self.net.redis.lost);
+        let taken_back = std::mem::take(&mut self.net.redis.taken_back);
         for node in &self.nodes {
             let instance = node.settings.instance;
             for seat in node.hosts.iter().flat_map(|host| host.seats.values()) {
+                if taken_back.contains(&(seat.user.as_str().into(), instance)) {
+                    self.ledger.taken_back(seat.session);
+                }
                 let covered = self.net.redis.covers(&seat.user, instance, self.net.now_ms);
                 if covered.is_none_or(|name| lost.contains(&(seat.user.as_str().into(), name))) {
                     self.ledger.unsure(seat.session);

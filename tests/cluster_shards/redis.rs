@@ -132,6 +132,8 @@ pub struct Redis {
     leases: BTreeMap<Rc<str>, Lease>,
     graves: BTreeMap<(Rc<str>, u64), (u32, About)>,
     indices: BTreeMap<(Rc<str>, u64, u16), BTreeSet<Rc<str>>>,
+    /// To which process each epoch was granted.
+    granted: BTreeMap<(Rc<str>, u64), u32>,
     /// Which connections are told when a user's rows change.
     tracked: BTreeMap<Rc<str>, BTreeSet<Line>>,
     /// Out of memory: what needs some is refused.
@@ -143,6 +145,8 @@ pub struct Redis {
     pub events: Vec<(Rc<str>, bool)>,
     /// Rows that were deleted or overwritten by another epoch since the last look: user and node.
     pub lost: BTreeSet<(Rc<str>, Rc<str>)>,
+    /// Of these, those that were deleted one by one under the lease that they were written under: user and process.
+    pub taken_back: BTreeSet<(Rc<str>, u32)>,
 }
 
 impl Redis {
@@ -154,6 +158,7 @@ impl Redis {
             has_scripts: self.has_scripts,
             memory: self.memory + 1,
             events: std::mem::take(&mut self.events),
+            granted: std::mem::take(&mut self.granted),
             lost: std::mem::take(&mut self.lost),
             ..Redis::default()
         };
@@ -168,6 +173,7 @@ impl Redis {
         *self = Redis {
             memory: self.memory + 1,
             events: std::mem::take(&mut self.events),
+            granted: std::mem::take(&mut self.granted),
             lost: std::mem::take(&mut self.lost),
             ..Redis::default()
         };
@@ -207,6 +213,22 @@ impl Redis {
                 || self.graves.contains_key(&((*node).clone(), *epoch))
         });
         of_lease.map(|(user, (node, (epoch, shard, _)))| (user.to_string(), node.to_string(), *epoch, *shard)).collect()
+    }
+
+    /// What these processes have written under leases that are over, and nobody cleans up: users, and where they were.
+    pub fn left_behind(&self, instances: &BTreeSet<u32>) -> BTreeSet<Place> {
+        let is_left = |node: &Rc<str>, epoch: u64| {
+            self.leases.get(node).is_none_or(|lease| lease.epoch != epoch)
+                && self.granted.get(&(node.clone(), epoch)).is_some_and(|instance| instances.contains(instance))
+        };
+        let rows = self.users.iter().flat_map(|(user, hash)| hash.rows.iter().map(move |row| (user, row)));
+        let rows = rows.map(|(user, (node, (epoch, shard, _)))| (user, node, *epoch, *shard));
+        let indexed = self
+            .indices
+            .iter()
+            .flat_map(|((node, epoch, shard), users)| users.iter().map(move |user| (user, node, *epoch, *shard)));
+        let left = rows.chain(indexed).filter(|(_, node, epoch, _)| is_left(node, *epoch));
+        left.map(|(user, node, epoch, shard)| (user.to_string(), node.to_string(), epoch, shard)).collect()
     }
 
     /// Rows that whoever cleans up would not find.
@@ -360,6 +382,11 @@ impl Redis {
             Some((_, _, written)) => stamp.is_none_or(|stamp| written <= stamp.serial),
         };
         if gone && held.is_some() {
+            let lease = self
+                .leases
+                .get(node)
+                .filter(|lease| Some(lease.epoch) == held.map(|(held, ..)| held) && lease.expires_ms > now_ms);
+            self.taken_back.extend(lease.map(|lease| (user.clone(), lease.instance)));
             self.users.get_mut(user).map(|hash| hash.rows.remove(node));
             self.users.retain(|_, hash| !hash.rows.is_empty());
             self.lost.insert((user.clone(), node.clone()));
@@ -375,7 +402,7 @@ impl Redis {
         let node: Rc<str> = Rc::from(&*command.node);
         let expires_ms = now_ms + LEASE_TTL_MS;
         match (command.kind, self.leases.get_mut(&node)) {
-            (Ask::Acquire { floor, take_over }, held) => {
+            (Ask::Acquire { floor, take_over, over }, held) => {
                 let mut epoch = floor;
                 if let Some(held) = held {
                     if !take_over && held.instance != instance && held.expires_ms > now_ms {
@@ -384,6 +411,10 @@ impl Redis {
                     epoch = epoch.max(held.epoch + 1);
                     self.graves.insert((node.clone(), held.epoch), (held.instance, held.about.clone()));
                 }
+                if over > 0 {
+                    self.graves.entry((node.clone(), over)).or_insert_with(|| (instance, about.clone()));
+                }
+                self.granted.insert((node.clone(), epoch), instance);
                 self.leases.insert(node, Lease { epoch, expires_ms, instance, about });
                 Answer::Granted { epoch, memory: self.memory, ends_ms: expires_ms }
             }

@@ -78,7 +78,7 @@ fn an_answer_that_comes_after_the_end_does_not_bring_it_back() {
     assert_eq!(lease.holds(33_000), None);
     let again = lease.poll(33_000, 5).unwrap();
     assert!(
-        matches!(again.kind, Ask::Acquire { floor: 2.., take_over: false }),
+        matches!(again.kind, Ask::Acquire { floor: 2.., take_over: false, over: 1.. }),
         "a fresh epoch though the clock stepped back"
     );
 }
