@@ -190,7 +190,9 @@ def test_who_is_welcomed_was_told_to_be_online(cluster, connect):
     with Events(cluster) as events:
         for number in range(10):
             client = connect(cluster[number % 3], f"guest{number}")
-            assert events.of(client.user) == [("online", f"n{number % 3}")]
+            # On a machine that is too busy to hear from Redis in time, it says that it does not know.
+            if "local" not in client.welcome:
+                assert events.of(client.user) == [("online", f"n{number % 3}")]
 
 
 class Restless(threading.Thread):
@@ -253,7 +255,7 @@ def test_online_and_offline_alternate_however_fast_somebody_comes_and_goes(clust
 
 
 def test_redis_forgets_and_nobody_is_told_to_come_again(start_cluster, connect):
-    cluster = start_cluster("registry", 2, QUICK)
+    cluster = start_cluster("registry", 2)
     people = [(connect(node, f"user{number}"), node.node_id) for number, node in enumerate(cluster.nodes * 10)]
     leavers, stayers = people[:6], people[6:]
     with Events(cluster) as events:
@@ -297,10 +299,10 @@ def test_who_leaves_while_redis_is_away_is_told_when_it_is_back(start_cluster, c
             for client in (stays, late):
                 wait_rows(cluster, client.user, "n1")
             events.wait(goes.user, ("offline", "n0"))
-            events.wait(late.user, ("online", "n1"))
-            # Who was taken for dead by the other node, which was back before, was told to be gone, and is told to be back.
-            told = events.of(stays.user)
-            dead = how_long == "for longer" and not forgets
-            assert told == [] or (dead and told == [("offline", "n1"), ("online", "n1")])
-            stays.close()
-            events.wait(stays.user, *list(told), ("offline", "n1"))
+            for client, expected in ((late, [("online", "n1")]), (stays, [])):
+                # Who was taken for dead by the other node, which was back before, went and came again.
+                told = list(events.of(client.user))
+                again = told[len(expected) :]
+                assert told[: len(expected)] == expected and again == [("offline", "n1"), ("online", "n1")] * (len(again) // 2)
+                client.close()
+                events.wait(client.user, *told, ("offline", "n1"))
