@@ -21,6 +21,7 @@
 //! | user agents | [`USER_AGENTS_MAX`] distinct ones per shard, of [`USER_AGENT_BYTES_MAX`] | new ones are not kept | |
 //! | questions to services (`[hooks]`) | one per connection, which is not read from meanwhile; `hooks.in_flight`, [`QUESTIONS_BYTES_MAX`] | as `hooks.connect_failure`, `hooks.message_failure` say | `asking`, `hook_questions` by result |
 //! | envelopes between shards | credit: [`MESH_CREDIT_ENVELOPES`], [`MESH_CREDIT_BYTES`] | the sender is not read from | `credit_waits` |
+//! | of them, what other nodes have sent to rooms and channels | [`BUS_ENVELOPES_MAX`], for what may be dropped [`BUS_ENVELOPES_HIGH`] | given up, and told by `gap` | `bus_shed` |
 //! | **all of what a shard holds for its connections** | `outbox.shard_budget` | the ladder of [`pressure`](crate::shard::pressure) | `held_bytes`, `pressure` |
 //!
 //! Every one of them holds alone; the budget holds where many peers stay just below theirs.

@@ -295,7 +295,8 @@ fn leases_are_granted_renewed_fenced_and_forgotten() {
         assert_eq!(ask(&p, &s, "a", 2, Ask::Renew { epoch: base + 9 }, TTL).await, Answer::Missing);
 
         let listed = scripts::leases(&call(&p, &s.lease_list()).await).unwrap();
-        let graves: Vec<_> = listed.iter().filter(|l| l.remaining_ms <= 0).map(|l| (&*l.node, l.epoch)).collect();
+        let mut graves: Vec<_> = listed.iter().filter(|l| l.remaining_ms <= 0).map(|l| (&*l.node, l.epoch)).collect();
+        graves.sort_unstable();
         assert_eq!(graves, [("a", base), ("a", base + 1)], "what they have written is still to be cleaned up");
         let lease = listed.iter().find(|l| l.remaining_ms > 0).unwrap();
         assert_eq!((&*lease.node, lease.epoch, lease.instance), ("a", base + 2, 2));
