@@ -90,6 +90,8 @@ pub enum Then {
         user: Box<str>,
         /// Come, or gone.
         enters: bool,
+        /// Who wants to know that it is done.
+        reply: Option<ReplyTo>,
     },
 }
 
@@ -194,6 +196,8 @@ pub enum Envelope {
         enters: bool,
         /// How.
         telling: Telling,
+        /// Who wants to know that it is done.
+        reply: Option<ReplyTo>,
     },
     /// To the home of a room: tell its members that a user has come, or has gone.
     Announce {

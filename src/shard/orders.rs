@@ -90,9 +90,9 @@ impl Shard {
                 let asker = Asker::Node { channel: channel.into(), ticket };
                 self.answer_node(&asker, Said::Connections(connections), now);
             }
-            Then::Announce { to, user, enters } => {
+            Then::Announce { to, user, enters, reply } => {
                 let telling = if local { Telling::ByHome } else { Telling::ByBus };
-                self.decide_coming(to, user, room.into(), enters, telling, now);
+                self.decide_coming(to, user, room.into(), enters, telling, reply, now);
             }
             Then::Begin { conn } if conn.shard == self.id => self.session_in_room(conn, local, now),
             Then::Begin { conn } => self.relay.send(conn.shard, Envelope::InRoom { conn, local }, None),

@@ -46,22 +46,24 @@ impl Shard {
                 if census.connections == 1 {
                     self.topic_came(topic, &name, now);
                 }
-                if let Some(user) = first_of_user {
-                    self.came_or_went(from, topic, &name, user, true, &debt, now);
+                if let Some(user) = first_of_user.filter(|_| topic == Topic::Room) {
+                    self.came_or_went(from, &name, user, true, reply, &debt, now);
+                } else {
+                    self.reply_when_listening(topic, &name, reply, &debt, now);
                 }
-                self.reply_when_listening(topic, &name, reply, &debt, now);
                 self.settle(debt, now);
             }
             Envelope::Leave { topic, name, last_of_user, reply } => {
                 let debt = self.relay.debt(from, bytes);
                 let emptied = self.homes.leave(topic, &name, from, last_of_user.is_some()).is_none();
-                if let Some(user) = last_of_user {
-                    self.came_or_went(from, topic, &name, user, false, &debt, now);
-                }
                 if emptied {
                     self.topic_left(topic, &name, now);
                 }
-                self.reply(reply, &place_fields(topic, &name), Some(&debt), now);
+                if let Some(user) = last_of_user.filter(|_| topic == Topic::Room) {
+                    self.came_or_went(from, &name, user, false, reply, &debt, now);
+                } else {
+                    self.reply(reply, &place_fields(topic, &name), Some(&debt), now);
+                }
                 self.settle(debt, now);
             }
             Envelope::Publish { topic, name, publication, except, message_id, reply } => {
@@ -105,8 +107,8 @@ impl Shard {
             Envelope::Order { ticket, order } => self.ordered(from, ticket, *order, now),
             Envelope::Confirm { room, enter, then } => self.confirm_membership(&room, enter, then, now),
             Envelope::InRoom { conn, local } => self.session_in_room(conn, local, now),
-            Envelope::Coming { user, room, enters, telling } => {
-                self.coming_decided(&user, &room, enters, telling, now);
+            Envelope::Coming { user, room, enters, telling, reply } => {
+                self.coming_decided(&user, &room, enters, telling, reply, now);
             }
             Envelope::Announce { room, user, enters } => self.announce(&room, &user, enters, now),
             Envelope::Report { ticket, report } => self.reported(ticket, *report, now),
@@ -287,28 +289,34 @@ impl Shard {
         max == 0 || users <= max
     }
 
-    /// At the home of a topic: a user's first connection of this node has come in, or the last one has left. In a cluster the home of the user,
-    /// `from`, finds out whether it is told.
+    /// At the home of a room: a user's first connection of this node has come in, or the last one has left. In a cluster the home of the user,
+    /// `from`, finds out whether it is told, and answers then; the members hear of it first, as on one node.
     #[expect(clippy::too_many_arguments, reason = "they are the fields of one envelope")]
     fn came_or_went(
         &mut self,
         from: ShardId,
-        topic: Topic,
-        name: &str,
+        room: &str,
         user: Box<str>,
         enters: bool,
+        reply: Option<ReplyTo>,
         debt: &Debt,
         now: Now,
     ) {
-        if topic != Topic::Room {
-            return;
+        let users = self.homes.find(Topic::Room, room).map_or(0, |home| home.census().users);
+        let announces = self.announces(users);
+        if announces && self.cluster.is_some() {
+            let then = Then::Announce { to: from, user, enters, reply };
+            return self.confirm_membership(room, true, then, now);
         }
-        let users = self.homes.find(topic, name).map_or(0, |home| home.census().users);
-        match (self.announces(users), self.cluster.is_some()) {
-            (true, false) => self.tell_members(name, &user, enters, Some(debt), now),
-            (false, false) => {}
-            (true, true) => self.confirm_membership(name, true, Then::Announce { to: from, user, enters }, now),
-            (false, true) => self.decide_coming(from, user, name.into(), enters, Telling::Nobody, now),
+        if announces {
+            self.tell_members(room, &user, enters, Some(debt), now);
+        } else if self.cluster.is_some() {
+            self.decide_coming(from, user, room.into(), enters, Telling::Nobody, None, now);
+        }
+        if enters {
+            self.reply_when_listening(Topic::Room, room, reply, debt, now);
+        } else {
+            self.reply(reply, &place_fields(Topic::Room, room), Some(debt), now);
         }
     }
 

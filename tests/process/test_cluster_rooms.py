@@ -122,12 +122,13 @@ def test_rooms_do_not_mix(cluster, connect, unique):
 
 
 def watchers_of(room, cluster, connect):
-    """Somebody in a room on each node, who has been told of those after them."""
-    watchers = everywhere(cluster, connect, "watcher")
+    """Somebody in a room on each node, who has been told of those after them, and will not be of those before."""
+    host, watchers = connect(cluster[0], "host"), everywhere(cluster, connect, "watcher")
+    host.request("join", roomId=room)
     for number, watcher in enumerate(watchers):
         watcher.request("join", roomId=room)
-        for earlier in watchers[:number]:
-            assert earlier.next() == {"type": "user:joined", "userId": watcher.user, "roomId": room}
+        for earlier in [host, *watchers[:number]]:
+            earlier.expect("user:joined", userId=watcher.user, roomId=room)
     return watchers
 
 

@@ -19,6 +19,8 @@
 //! Before that, the room's home says whether it is told at all: by the users of this node who are in it (`rooms.announce_max`), since no
 //! node knows those of others without asking; and for a larger room nothing is asked. And it waits until it hears the room.
 //!
+//! The `ok` of `join` and `leave` follows what is told: so nobody hears of a user before their coming, as on one node.
+//!
 //! So a coming or going costs two publishes, the question and what is told, and one more for each other node that has the user; a large room costs
 //! none.
 //!
@@ -38,9 +40,11 @@ use crate::cluster::agent::Event as AgentEvent;
 use crate::cluster::inquiry::{Inquiry, Said, What};
 use crate::ids::ShardId;
 use crate::limits::{BUS_ENVELOPES_HIGH, ROOM_COMINGS_MAX, ROOM_COMINGS_OWED_MAX};
-use crate::protocol::envelope::{Envelope, Telling, Topic};
+use crate::protocol::OkFields;
+use crate::protocol::envelope::{Envelope, ReplyTo, Telling, Topic};
 use crate::shard::Shard;
 use crate::shard::presence::Asker;
+use crate::shard::requests::place_fields;
 use crate::time::Now;
 
 /// The comings and goings of this shard's users that are not told yet.
@@ -65,6 +69,17 @@ struct Coming {
     step: Step,
     /// Questions of other nodes that are answered with no when this is settled.
     owed: Vec<Asker>,
+    /// Clients who are answered then.
+    asked: Vec<Asked>,
+}
+
+/// A client's `join` or `leave`.
+#[derive(Debug)]
+pub(in crate::shard) struct Asked {
+    reply: ReplyTo,
+    enters: bool,
+    /// This node does not hear the room.
+    local: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,21 +116,23 @@ impl Comings {
         if let Some(coming) = self.find(user, room) {
             coming.undecided += 1;
         } else if self.len < ROOM_COMINGS_MAX {
-            let coming = Coming { known, undecided: 1, telling: Telling::Nobody, step: Step::Idle, owed: Vec::new() };
+            let (telling, step) = (Telling::Nobody, Step::Idle);
+            let coming = Coming { known, undecided: 1, telling, step, owed: Vec::new(), asked: Vec::new() };
             self.by_user.entry(Rc::from(user)).or_default().insert(Rc::from(room), coming);
             self.len += 1;
         }
     }
 
-    /// Forgets what is settled. Returns whether that was the last of this user.
-    fn end(&mut self, user: &str, room: &str) -> bool {
-        let Some(rooms) = self.by_user.get_mut(user) else { return false };
-        self.len -= usize::from(rooms.remove(room).is_some());
+    /// Forgets what is settled. Returns it, and whether that was the last of this user.
+    fn end(&mut self, user: &str, room: &str) -> Option<(Coming, bool)> {
+        let rooms = self.by_user.get_mut(user)?;
+        let coming = rooms.remove(room)?;
+        self.len -= 1;
         let last = rooms.is_empty();
         if last {
             self.by_user.remove(user);
         }
-        last
+        Some((coming, last))
     }
 
     /// The rooms of a user, and the steps that are taken there.
@@ -135,6 +152,7 @@ impl Shard {
     }
 
     /// At the home of a room: it is settled how this coming or going is told. `to` is the home of the user.
+    #[expect(clippy::too_many_arguments, reason = "they are the fields of one envelope")]
     pub(in crate::shard) fn decide_coming(
         &mut self,
         to: ShardId,
@@ -142,12 +160,13 @@ impl Shard {
         room: Box<str>,
         enters: bool,
         telling: Telling,
+        reply: Option<ReplyTo>,
         now: Now,
     ) {
         if to == self.id {
-            self.coming_decided(&user, &room, enters, telling, now);
+            self.coming_decided(&user, &room, enters, telling, reply, now);
         } else {
-            self.relay.send(to, Envelope::Coming { user, room, enters, telling }, None);
+            self.relay.send(to, Envelope::Coming { user, room, enters, telling, reply }, None);
         }
     }
 
@@ -158,19 +177,23 @@ impl Shard {
         room: &str,
         enters: bool,
         telling: Telling,
+        reply: Option<ReplyTo>,
         now: Now,
     ) {
         let Some(cluster) = &mut self.cluster else { return };
+        let local = telling == Telling::ByHome;
+        let asked = reply.filter(|reply| reply.id.is_some()).map(|reply| Asked { reply, enters, local });
         match cluster.comings.find(user, room) {
             Some(coming) => {
                 coming.undecided = coming.undecided.saturating_sub(1);
                 coming.telling = telling;
+                coming.asked.extend(asked);
                 self.settle_coming(user, room, now);
             }
             None if telling == Telling::Nobody => {}
             None => {
                 self.connections.counters.rooms_unasked += 1;
-                self.tell_coming(user, room, enters, telling, now);
+                self.tell_coming(user, room, enters, telling, asked.into_iter().collect(), now);
             }
         }
     }
@@ -180,7 +203,6 @@ impl Shard {
         let is_in = self.has_in(user, Topic::Room, room);
         let Some(cluster) = &mut self.cluster else { return };
         let (usable, hears) = (cluster.is_usable(now), cluster.agent.is_listening(&user_channel(user)));
-        let asks = usable && cluster.leaving == Leaving::Not;
         let comings = &mut cluster.comings;
         let (serial, until_ms) = (comings.next_serial, now.mono_ms + cluster.timeout_ms);
         let Some(coming) = comings.find(user, room).filter(|c| c.undecided == 0 && c.step == Step::Idle) else {
@@ -188,12 +210,13 @@ impl Shard {
         };
         let telling = coming.telling;
         if coming.known == is_in || telling == Telling::Nobody {
-            return self.coming_ends(user, room, now);
+            let asked = self.coming_ends(user, room, now);
+            return self.answer_members(room, asked, now);
         }
-        if !asks {
+        if !usable || cluster.leaving != Leaving::Not || telling == Telling::ByHome {
             self.connections.counters.rooms_unasked += 1;
-            self.coming_ends(user, room, now);
-            return self.tell_coming(user, room, is_in, telling, now);
+            let asked = self.coming_ends(user, room, now);
+            return self.tell_coming(user, room, is_in, telling, asked, now);
         }
         if !hears {
             coming.step = Step::Listening(until_ms);
@@ -225,8 +248,11 @@ impl Shard {
         }
         (coming.step, coming.known) = (Step::Idle, enters);
         let (telling, owed) = (coming.telling, std::mem::take(&mut coming.owed));
-        if !elsewhere {
-            self.tell_coming(user, room, enters, telling, now);
+        let asked = std::mem::take(&mut coming.asked);
+        if elsewhere {
+            self.answer_members(room, asked, now);
+        } else {
+            self.tell_coming(user, room, enters, telling, asked, now);
         }
         for asker in owed {
             self.answer_node(&asker, Said::Nothing, now);
@@ -250,11 +276,24 @@ impl Shard {
         self.answer_node(&asker, if known { Said::Connections(1) } else { Said::Nothing }, now);
     }
 
-    fn coming_ends(&mut self, user: &str, room: &str, now: Now) {
-        let last = self.cluster.as_mut().is_some_and(|cluster| cluster.comings.end(user, room));
+    /// It is settled. Returns who is to be answered.
+    fn coming_ends(&mut self, user: &str, room: &str, now: Now) -> Vec<Asked> {
+        let ended = self.cluster.as_mut().and_then(|cluster| cluster.comings.end(user, room));
+        let Some((coming, last)) = ended else { return Vec::new() };
         if last && self.users.find(user).is_none() {
             // It was kept for this.
             self.tell_agent(AgentEvent::Unlisten(&user_channel(user)), now);
+        }
+        coming.asked
+    }
+
+    /// Answers those who have joined a room or left it.
+    pub(super) fn answer_members(&mut self, room: &str, asked: Vec<Asked>, now: Now) {
+        let usable = self.cluster.as_ref().is_some_and(|cluster| cluster.is_usable(now));
+        for Asked { reply, enters, local } in asked {
+            let local = enters && (local || !usable);
+            let fields = OkFields { local, ..place_fields(Topic::Room, room) };
+            self.reply(Some(reply), &fields, None, now);
         }
     }
 
@@ -290,9 +329,9 @@ impl Shard {
         coming.step = Step::Idle;
         if !hears && coming.undecided == 0 && coming.known != is_in {
             coming.known = is_in;
-            let telling = coming.telling;
+            let (telling, asked) = (coming.telling, std::mem::take(&mut coming.asked));
             self.connections.counters.rooms_unasked += 1;
-            self.tell_coming(user, room, is_in, telling, now);
+            self.tell_coming(user, room, is_in, telling, asked, now);
         }
         self.settle_coming(user, room, now);
     }
@@ -315,17 +354,20 @@ impl Shard {
         }
     }
 
-    /// Tells the members of a room, on all nodes.
-    fn tell_coming(&mut self, user: &str, room: &str, enters: bool, telling: Telling, now: Now) {
+    /// Tells the members of a room, on all nodes, and answers whoever has asked for it.
+    fn tell_coming(&mut self, user: &str, room: &str, enters: bool, telling: Telling, asked: Vec<Asked>, now: Now) {
         let usable = self.cluster.as_ref().is_some_and(|cluster| cluster.is_usable(now));
         match telling {
-            Telling::Nobody => {}
+            Telling::Nobody => self.answer_members(room, asked, now),
             Telling::ByBus if usable => {
                 let notice = Inquiry::Notice { user, enters }.encode();
-                let fate = Fate::Notice { user: user.into(), room: room.into(), enters };
+                let fate = Fate::Notice { user: user.into(), room: room.into(), enters, asked };
                 self.publish_on(&topic_channel(Topic::Room, room), Some(notice), fate, now);
             }
-            Telling::ByBus | Telling::ByHome => self.tell_coming_by_home(user, room, enters, now),
+            Telling::ByBus | Telling::ByHome => {
+                self.tell_coming_by_home(user, room, enters, now);
+                self.answer_members(room, asked, now);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use crate::cluster::wire::Outgoing;
 use crate::protocol::reply;
 use crate::shard::Shard;
 use crate::shard::drain::Drain;
-use crate::shard::row::State;
+use crate::shard::row::{Paused, State};
 use crate::time::Now;
 
 impl Shard {
@@ -46,6 +46,11 @@ impl Shard {
             }
             let Some(place) = moving.next_place(places, spread_ms, now.mono_ms) else { return };
             let Some(user) = self.users.at(place) else { continue };
+            // Who is not welcomed yet is looked at then, and perhaps comes with the mark of one who was told.
+            let waits = |slot: &u32| self.connections.row(*slot).paused.contains(Paused::BUS);
+            if user.connections.iter().all(waits) {
+                continue;
+            }
             let Some(tell) = moving.look_at(&user.name, now.mono_ms) else { continue };
             for slot in user.connections.clone() {
                 self.tell_to_move(slot, &tell, now);

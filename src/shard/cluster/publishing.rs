@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use ahash::RandomState;
 
+use super::comings::Asked;
 use super::topic_channel;
 use crate::cluster::parcel::{Label, Target};
 use crate::cluster::wire::Outgoing;
@@ -51,6 +52,8 @@ pub(in crate::shard) enum Fate {
         room: Box<str>,
         /// Come, or gone.
         enters: bool,
+        /// Who wants to know that it is done.
+        asked: Vec<Asked>,
     },
 }
 
@@ -195,10 +198,11 @@ impl Shard {
                 self.confirm(to, number, Report::Delivered(tally), None, now);
             }
             Fate::Question(ticket) => self.question_published(ticket, heard, now),
-            Fate::Notice { user, room, enters } => {
+            Fate::Notice { user, room, enters, asked } => {
                 if heard.is_none() {
                     self.tell_coming_by_home(&user, &room, enters, now);
                 }
+                self.answer_members(&room, asked, now);
             }
         }
     }

@@ -194,10 +194,8 @@ impl Shard {
             return self.go_on_with(then, room, !usable, now);
         }
         let (patience, wait_ms) = match then {
-            Then::Begin { .. } => (Patience::Client, cluster.timeout_ms),
-            Then::Report { .. } | Then::Tell { .. } | Then::Announce { .. } => {
-                (Patience::Service, cluster.timeout_ms / 2)
-            }
+            Then::Begin { .. } | Then::Announce { .. } => (Patience::Client, cluster.timeout_ms),
+            Then::Report { .. } | Then::Tell { .. } => (Patience::Service, cluster.timeout_ms / 2),
         };
         cluster.waiting.wait_for_channel(&channel, Entering::Member(then), patience, wait_ms, now);
     }

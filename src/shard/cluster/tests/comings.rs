@@ -138,15 +138,53 @@ fn who_comes_and_goes_while_others_are_asked_is_told_of_as_it_ends() {
 }
 
 #[test]
+fn who_comes_or_goes_is_answered_when_the_others_are_told() {
+    let (mut world, watchers) = watched();
+    let phone = world.joined(0, "alice", &[]);
+    for (number, kind, expected) in [(1, "join", "joined"), (2, "leave", "left")] {
+        world.hangs = true;
+        world.say(phone, &json!({"type": kind, "id": number, "roomId": "r"}));
+        world.settle();
+        for _ in 0..2 {
+            assert_eq!(world.said(phone), [] as [Value; 0], "{kind}");
+            (0..2).for_each(|host| world.carry_out_one(host));
+            world.settle();
+        }
+        world.unhang();
+        world.settle();
+        assert_eq!(all_told(&mut world, &watchers, "alice"), [expected]);
+        assert_eq!(world.said(phone), [json!({"type": "ok", "id": number, "roomId": "r"})]);
+    }
+    // It is the phone that is asked about: another device of hers has nothing to wait for.
+    let tablet = world.joined(0, "alice", &["r"]);
+    world.hangs = true;
+    let said = world.ask(phone, &json!({"type": "join", "id": 3, "roomId": "r"}));
+    assert_eq!(said, [json!({"type": "ok", "id": 3, "roomId": "r"})]);
+    world.unhang();
+    world.disconnect(tablet);
+    // Where the bus is lost, it says so.
+    world.say(phone, &json!({"type": "leave", "id": 4, "roomId": "r"}));
+    world.settle();
+    world.quiet();
+    world.hangs = true;
+    world.say(phone, &json!({"type": "join", "id": 5, "roomId": "r"}));
+    world.settle();
+    world.cut();
+    assert_eq!(world.said(phone), [json!({"type": "ok", "id": 5, "roomId": "r", "local": true})]);
+}
+
+#[test]
 fn a_node_that_does_not_answer_delays_what_is_told_and_no_more() {
     let (mut world, watchers) = watched();
     let [phone, _laptop] = [0, 2].map(|node| world.joined(node, "alice", &[]));
     world.stop(2);
-    world.say(phone, &join());
+    world.say(phone, &json!({"type": "join", "id": 1, "roomId": "r"}));
     world.pass(900);
     assert_eq!(all_told(&mut world, &watchers[..2], "alice"), [] as [&str; 0]);
+    assert_eq!(world.said(phone), [] as [Value; 0]);
     world.pass(300);
     assert_eq!(all_told(&mut world, &watchers[..2], "alice"), ["joined"]);
+    assert_eq!(world.said(phone), [json!({"type": "ok", "id": 1, "roomId": "r"})]);
     // Its answer comes late: what it says now changes nothing.
     world.go_on(2);
     world.settle();
