@@ -368,7 +368,7 @@ impl Redis {
         let node: Rc<str> = Rc::from(&*command.node);
         let expires_ms = now_ms + LEASE_TTL_MS;
         match (command.kind, self.leases.get_mut(&node)) {
-            (Ask::Acquire { floor, take_over, over }, held) => {
+            (Ask::Acquire { floor, take_over }, held) => {
                 let mut epoch = floor;
                 if let Some(held) = held {
                     if !take_over && held.instance != instance && held.expires_ms > now_ms {
@@ -377,8 +377,8 @@ impl Redis {
                     epoch = epoch.max(held.epoch + 1);
                     self.graves.insert((node.clone(), held.epoch), held.about.clone());
                 }
-                if over > 0 {
-                    self.graves.entry((node.clone(), over)).or_insert_with(|| about.clone());
+                if let Some((node, epoch)) = &command.over {
+                    self.graves.entry((Rc::from(&**node), *epoch)).or_insert_with(|| about.clone());
                 }
                 self.granted.insert((node.clone(), epoch), instance);
                 self.leases.insert(node, Lease { epoch, expires_ms, instance, about });
