@@ -28,6 +28,9 @@ pub struct Command {
     pub node: Box<str>,
     /// What for.
     pub kind: Ask,
+    /// With [`Ask::Acquire`]: the lease that this process held last, by name and epoch. What was written under it is to be cleaned up even
+    /// where Redis has forgotten it: until that was noticed, rows were written that no lease is left to tell of.
+    pub over: Option<(Box<str>, u64)>,
 }
 
 /// What a [`Command`] asks for.
@@ -39,9 +42,6 @@ pub enum Ask {
         floor: u64,
         /// Whether a living lease of another instance is replaced; otherwise it is an answer: [`Answer::Fenced`].
         take_over: bool,
-        /// The epoch that this process has held last under this name, 0 for none: what was written under it is to be cleaned up even where
-        /// Redis has forgotten the lease. Until that was noticed, rows were written that no lease is left to tell of.
-        over: u64,
     },
     /// Another time to live for the lease of this epoch.
     Renew {
@@ -138,12 +138,17 @@ pub struct Lease {
     state: State,
     /// The newest epoch this process has held.
     newest_epoch: u64,
+<<<<<<< HEAD
     /// What Redis remembered when it granted that.
     memory: u64,
     /// When the last lease ends, on the clock of Redis.
     ends_ms: u64,
     /// The epoch that was held last under this name; 0: none was.
     over: u64,
+=======
+    /// The lease that was held last, by name and epoch.
+    over: Option<(Box<str>, u64)>,
+>>>>>>> simul
     /// Whether this process has yet to take its name.
     fresh_name: bool,
     tickets: u64,
@@ -176,9 +181,13 @@ impl Lease {
             ttl_ms,
             state: State::Vacant,
             newest_epoch: 0,
+<<<<<<< HEAD
             memory: 0,
             ends_ms: 0,
             over: 0,
+=======
+            over: None,
+>>>>>>> simul
             fresh_name: true,
             tickets: 0,
             asked: None,
@@ -236,7 +245,7 @@ impl Lease {
             _ if boot_ms < self.not_before_ms => return None,
             State::Vacant => {
                 let floor = unix_ms.max(self.newest_epoch + 1);
-                Ask::Acquire { floor, take_over: self.fresh_name, over: self.over }
+                Ask::Acquire { floor, take_over: self.fresh_name }
             }
             State::Held { epoch, renew_at_ms, .. } if boot_ms >= renew_at_ms => Ask::Renew { epoch },
             State::Leaving { epoch } => Ask::Release { epoch },
@@ -244,7 +253,8 @@ impl Lease {
         };
         self.tickets += 1;
         self.asked = Some(Asked { ticket: self.tickets, ask: kind, sent_ms: boot_ms });
-        Some(Command { ticket: self.tickets, node: self.node.clone(), kind })
+        let over = self.over.clone().filter(|_| matches!(kind, Ask::Acquire { .. }));
+        Some(Command { ticket: self.tickets, node: self.node.clone(), kind, over })
     }
 
     /// The lease ran out? Call it on every tick.
@@ -332,7 +342,7 @@ impl Lease {
     fn granted(&mut self, epoch: u64, sent_ms: u64, boot_ms: u64) -> Option<Change> {
         let until_ms = sent_ms + self.ttl_ms;
         self.newest_epoch = self.newest_epoch.max(epoch);
-        self.over = epoch;
+        self.over = Some((self.node.clone(), epoch));
         self.fresh_name = false;
         if self.state != State::Vacant || boot_ms >= until_ms {
             return None;
@@ -351,7 +361,7 @@ impl Lease {
     fn rename(&mut self) -> Change {
         self.random = mix(self.random.wrapping_add(0x9e37_79b9_7f4a_7c15));
         self.node = format!("{}-{:08x}", self.name, self.random as u32).into();
-        (self.fresh_name, self.over) = (true, 0);
+        self.fresh_name = true;
         Change::Renamed { node: self.node.clone() }
     }
 

@@ -365,6 +365,7 @@ impl Redis {
         true
     }
 
+    #[expect(clippy::too_many_arguments, reason = "they are the command, and what it is carried out on")]
     fn delete(
         &mut self,
         from: Line,
@@ -402,7 +403,7 @@ impl Redis {
         let node: Rc<str> = Rc::from(&*command.node);
         let expires_ms = now_ms + LEASE_TTL_MS;
         match (command.kind, self.leases.get_mut(&node)) {
-            (Ask::Acquire { floor, take_over, over }, held) => {
+            (Ask::Acquire { floor, take_over }, held) => {
                 let mut epoch = floor;
                 if let Some(held) = held {
                     if !take_over && held.instance != instance && held.expires_ms > now_ms {
@@ -411,8 +412,13 @@ impl Redis {
                     epoch = epoch.max(held.epoch + 1);
                     self.graves.insert((node.clone(), held.epoch), (held.instance, held.about.clone()));
                 }
+<<<<<<< HEAD
                 if over > 0 {
                     self.graves.entry((node.clone(), over)).or_insert_with(|| (instance, about.clone()));
+=======
+                if let Some((node, epoch)) = &command.over {
+                    self.graves.entry((Rc::from(&**node), *epoch)).or_insert_with(|| about.clone());
+>>>>>>> simul
                 }
                 self.granted.insert((node.clone(), epoch), instance);
                 self.leases.insert(node, Lease { epoch, expires_ms, instance, about });

@@ -172,7 +172,8 @@ impl Scripts {
     pub fn lease(&self, command: &lease::Command, instance: u32, ttl_ms: u64, about: &About) -> Cmd {
         let leases = self.keys.leases();
         match command.kind {
-            lease::Ask::Acquire { floor, take_over, over } => {
+            lease::Ask::Acquire { floor, take_over } => {
+                let over = command.over.as_ref().map_or(String::new(), |(node, epoch)| format!("{node}\n{epoch}"));
                 let mut call = self.lease_acquire.call(&leases);
                 call.arg(&*command.node).arg(instance).arg(floor).arg(ttl_ms);
                 call.arg(u8::from(take_over)).arg(about.encode()).arg(over);

@@ -1,9 +1,15 @@
 -- Takes a lease under a fresh epoch.
 -- KEYS[1] the leases; ARGV: node, instance, least epoch, time to live in milliseconds, '1' to take over from another instance, about,
+<<<<<<< HEAD
 -- the epoch that this process has held last under this name, or 0.
 -- Returns {1, epoch, memory, expires-at}, or {0, epoch} where a living lease belongs to another instance and is not taken over.
 -- A lease is 'epoch expires-at instance about', in milliseconds of this server's clock. Beside the leases, under '\n', is the name of
 -- this server's memory, which is forgotten with everything else.
+=======
+-- the node and, after a newline, the epoch of the lease that this process held last, or ''.
+-- Returns {1, epoch}, or {0, epoch} where a living lease belongs to another instance and is not taken over.
+-- A lease is 'epoch expires-at instance about', in milliseconds of this server's clock.
+>>>>>>> simul
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local epoch = tonumber(ARGV[3])
@@ -22,8 +28,8 @@ if lease then
   end
 end
 -- What this process has written under an epoch that was forgotten, too.
-if ARGV[7] ~= '0' then
-  redis.call('HSETNX', KEYS[1], ARGV[1] .. '\n' .. ARGV[7], ARGV[7] .. ' 0 ' .. ARGV[2] .. ' ' .. ARGV[6])
+if ARGV[7] ~= '' then
+  redis.call('HSETNX', KEYS[1], ARGV[7], string.match(ARGV[7], '%d+$') .. ' 0 ' .. ARGV[2] .. ' ' .. ARGV[6])
 end
 local text = string.format('%.0f %.0f %s %s', epoch, now + ARGV[4], ARGV[2], ARGV[6])
 redis.call('HSET', KEYS[1], ARGV[1], text)
