@@ -138,17 +138,12 @@ pub struct Lease {
     state: State,
     /// The newest epoch this process has held.
     newest_epoch: u64,
-<<<<<<< HEAD
     /// What Redis remembered when it granted that.
     memory: u64,
     /// When the last lease ends, on the clock of Redis.
     ends_ms: u64,
-    /// The epoch that was held last under this name; 0: none was.
-    over: u64,
-=======
     /// The lease that was held last, by name and epoch.
     over: Option<(Box<str>, u64)>,
->>>>>>> simul
     /// Whether this process has yet to take its name.
     fresh_name: bool,
     tickets: u64,
@@ -181,13 +176,9 @@ impl Lease {
             ttl_ms,
             state: State::Vacant,
             newest_epoch: 0,
-<<<<<<< HEAD
             memory: 0,
             ends_ms: 0,
-            over: 0,
-=======
             over: None,
->>>>>>> simul
             fresh_name: true,
             tickets: 0,
             asked: None,

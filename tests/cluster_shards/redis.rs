@@ -412,13 +412,8 @@ impl Redis {
                     epoch = epoch.max(held.epoch + 1);
                     self.graves.insert((node.clone(), held.epoch), (held.instance, held.about.clone()));
                 }
-<<<<<<< HEAD
-                if over > 0 {
-                    self.graves.entry((node.clone(), over)).or_insert_with(|| (instance, about.clone()));
-=======
                 if let Some((node, epoch)) = &command.over {
-                    self.graves.entry((Rc::from(&**node), *epoch)).or_insert_with(|| about.clone());
->>>>>>> simul
+                    self.graves.entry((Rc::from(&**node), *epoch)).or_insert_with(|| (instance, about.clone()));
                 }
                 self.granted.insert((node.clone(), epoch), instance);
                 self.leases.insert(node, Lease { epoch, expires_ms, instance, about });

@@ -1,15 +1,9 @@
 -- Takes a lease under a fresh epoch.
 -- KEYS[1] the leases; ARGV: node, instance, least epoch, time to live in milliseconds, '1' to take over from another instance, about,
-<<<<<<< HEAD
--- the epoch that this process has held last under this name, or 0.
+-- the node and, after a newline, the epoch of the lease that this process held last, or ''.
 -- Returns {1, epoch, memory, expires-at}, or {0, epoch} where a living lease belongs to another instance and is not taken over.
 -- A lease is 'epoch expires-at instance about', in milliseconds of this server's clock. Beside the leases, under '\n', is the name of
 -- this server's memory, which is forgotten with everything else.
-=======
--- the node and, after a newline, the epoch of the lease that this process held last, or ''.
--- Returns {1, epoch}, or {0, epoch} where a living lease belongs to another instance and is not taken over.
--- A lease is 'epoch expires-at instance about', in milliseconds of this server's clock.
->>>>>>> simul
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local epoch = tonumber(ARGV[3])
