@@ -126,6 +126,8 @@ struct Lease {
 
 #[derive(Default)]
 pub struct Redis {
+    /// The time of the command that is carried out.
+    now_ms: u64,
     users: BTreeMap<Rc<str>, Hash>,
     leases: BTreeMap<Rc<str>, Lease>,
     graves: BTreeMap<(Rc<str>, u64), About>,
@@ -233,6 +235,7 @@ impl Redis {
 
     /// Carries out a command of a connection; the answer is on its way, if there is anybody to have it.
     pub fn run(&mut self, from: Line, command: Command, connections: &mut Connections, now_ms: u64) {
+        self.now_ms = now_ms;
         let reply = match command {
             Command::Greet { writes } => {
                 let refused = writes && self.full;
@@ -261,7 +264,7 @@ impl Redis {
             }
             Command::Put { user, row, serial } => Reply::Row(self.put(from, &user, row, serial, connections, now_ms)),
             Command::Delete { user, node, epoch, serial } => {
-                Reply::Row(self.delete(from, &user, &node, epoch, serial, connections, now_ms))
+                Reply::Row(self.delete(from, &user, &node, epoch, serial, connections))
             }
             Command::Index { of, users, put } => {
                 let index = self.indices.entry((of.node, of.epoch, of.shard.0)).or_default();
@@ -342,7 +345,6 @@ impl Redis {
         epoch: u64,
         serial: Option<u64>,
         connections: &mut Connections,
-        now_ms: u64,
     ) -> Option<Rows> {
         if let Some(hash) = self.users.get_mut(user)
             && let Some((held, _, written)) = hash.rows.get(node)
@@ -351,7 +353,8 @@ impl Redis {
                 return None;
             }
             if serial.is_none_or(|serial| *written <= serial) {
-                let lease = self.leases.get(node).filter(|lease| lease.epoch == *held && lease.expires_ms > now_ms);
+                let lease =
+                    self.leases.get(node).filter(|lease| lease.epoch == *held && lease.expires_ms > self.now_ms);
                 self.taken_back.extend(lease.map(|lease| (user.clone(), lease.instance)));
                 hash.rows.remove(node);
                 if hash.rows.is_empty() {
