@@ -50,7 +50,8 @@
 //! # Invariants
 //!
 //! * **Pure**: `shard`, `cluster`, `ws`, `protocol` and `auth` know no socket, clock, entropy, thread or lock. Time and randomness are arguments; so
-//!   the simulator (`tests/sim`) runs whole sets of shards on one thread with a virtual clock.
+//!   the simulators (`tests/sim`, and `tests/cluster_shards` for nodes over a modelled Redis) run whole sets of shards on one thread with a
+//!   virtual clock.
 //! * **No locks, no shared maps.** Shards speak through [`mesh`] only. monoio's `sync` feature stays off: a waker used from another
 //!   thread panics in tests instead of hiding a lock.
 //! * **Everything is bounded.** Envelopes by credit between origin and home shard, outboxes by their marks, incomplete input by

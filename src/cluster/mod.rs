@@ -59,6 +59,7 @@
 //! * A holder gives its lease up before Redis does, on a clock that runs while it is stopped.
 //! * Rows are written under a lease that holds, by a shard that listens under that epoch already. Writing and deleting compare the epoch.
 //! * One write of a name is under way at a time; what cancels out is not sent; nothing piles up while Redis is slow or away.
+//! * Whoever takes a fresh epoch says which one is over, so that what was written under that is cleaned up though Redis may have forgotten it.
 //! * After a loss: subscribe first, announce second, both in batches under the bound. The link is up when all of it is answered.
 //!
 //! # Who uses it

@@ -17,7 +17,7 @@ use ringgate::shard::event::{Action, Event, Gathered, Handover};
 use ringgate::time::Now;
 use serde_json::Value;
 
-use super::codec::{TEXT, frame, take_frame};
+use super::codec::{CLOSE, TEXT, frame, take_frame};
 use super::ledger::{Answer, SessionId};
 use super::wires::Wires;
 use super::{NODES, World};
@@ -238,19 +238,22 @@ impl World {
                 Action::ResumeReading { conn } => {
                     host.seats.entry(conn.slot).and_modify(|seat| seat.paused = false);
                 }
-                Action::Close { conn } => self.closed(node, shard, conn),
+                Action::Close { conn } => {
+                    assert!(!host.seats.contains_key(&conn.slot), "whatever happens, nobody is cut off: {conn:?}");
+                }
                 Action::CommandDone { outcome, .. } => host.outcomes.push(*outcome),
                 action => panic!("nobody has asked for {action:?}"),
             }
         }
     }
 
-    /// A connection is closed, by its client, or because it belongs elsewhere: whatever happens, nobody else is disconnected.
-    fn closed(&mut self, node: usize, shard: usize, conn: ConnectionId) {
-        let Some(seat) = self.nodes[node].hosts[shard].seats.remove(&conn.slot) else { return };
+    /// A connection is closed because it belongs elsewhere: whatever happens, nobody else is. Its client goes where it was told to go.
+    fn closed(&mut self, node: usize, shard: usize, slot: u32) {
+        let Some(seat) = self.nodes[node].hosts.get(shard).and_then(|host| host.seats.get(&slot)) else { return };
         let to = seat.sent_to.unwrap_or_else(|| panic!("{} is disconnected ({})", seat.user, seat.session));
-        self.ledger.ended(seat.session, self.net.now_ms);
-        self.come(to, &seat.user);
+        let user = seat.user.clone();
+        self.disconnect(node, shard, slot);
+        self.come(to, &user);
     }
 
     /// What is queued for clients arrives there at once.
@@ -268,14 +271,18 @@ impl World {
             host.shard.sent(conn, bytes.len(), bytes.len(), now);
             let Some(seat) = host.seats.get_mut(&conn.slot) else { continue };
             seat.input.extend(bytes);
-            let (session, mut said) = (seat.session, Vec::new());
+            let (session, mut said, mut closed) = (seat.session, Vec::new(), false);
             while let Some(frame) = take_frame(&mut seat.input, None) {
+                closed |= frame.opcode == CLOSE;
                 if frame.opcode == TEXT {
                     said.push(serde_json::from_slice(&frame.payload).expect("JSON"));
                 }
             }
             for message in said {
                 self.heard(node, shard, conn.slot, session, &message);
+            }
+            if closed {
+                self.closed(node, shard, conn.slot);
             }
         }
         self.act(node, shard);

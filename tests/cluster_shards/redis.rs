@@ -128,6 +128,8 @@ struct Lease {
 
 #[derive(Default)]
 pub struct Redis {
+    /// The time of the command that is carried out.
+    now_ms: u64,
     users: BTreeMap<Rc<str>, Hash>,
     leases: BTreeMap<Rc<str>, Lease>,
     graves: BTreeMap<(Rc<str>, u64), (u32, About)>,
@@ -260,6 +262,7 @@ impl Redis {
 
     /// Carries out a command of a connection; the answer is on its way, if there is anybody to have it.
     pub fn run(&mut self, from: Line, command: Command, connections: &mut Connections, now_ms: u64) {
+        self.now_ms = now_ms;
         let reply = match command {
             Command::Greet { writes } => {
                 let refused = writes && self.full;
@@ -288,7 +291,7 @@ impl Redis {
             }
             Command::Put { user, row, stamp } => Reply::Row(self.put(from, &user, row, stamp, connections, now_ms)),
             Command::Delete { user, node, epoch, stamp } => {
-                Reply::Row(self.delete(from, &user, &node, epoch, stamp, connections, now_ms))
+                Reply::Row(self.delete(from, &user, &node, epoch, stamp, connections))
             }
             Command::Index { of, users, put } => {
                 let index = self.indices.entry((of.node, of.epoch, of.shard.0)).or_default();
@@ -365,7 +368,6 @@ impl Redis {
         true
     }
 
-    #[expect(clippy::too_many_arguments, reason = "they are the command, and what it is carried out on")]
     fn delete(
         &mut self,
         from: Line,
@@ -374,11 +376,10 @@ impl Redis {
         epoch: u64,
         stamp: Option<Stamp>,
         connections: &mut Connections,
-        now_ms: u64,
     ) -> bool {
         let held = self.users.get(user).and_then(|hash| hash.rows.get(node)).copied();
         let gone = match held {
-            None => stamp.is_some_and(|stamp| stamp.confirmed && now_ms < stamp.lease_ends_ms),
+            None => stamp.is_some_and(|stamp| stamp.confirmed && self.now_ms < stamp.lease_ends_ms),
             Some((held, ..)) if held > epoch => return false,
             Some((_, _, written)) => stamp.is_none_or(|stamp| written <= stamp.serial),
         };
@@ -386,7 +387,7 @@ impl Redis {
             let lease = self
                 .leases
                 .get(node)
-                .filter(|lease| Some(lease.epoch) == held.map(|(held, ..)| held) && lease.expires_ms > now_ms);
+                .filter(|lease| Some(lease.epoch) == held.map(|(held, ..)| held) && lease.expires_ms > self.now_ms);
             self.taken_back.extend(lease.map(|lease| (user.clone(), lease.instance)));
             self.users.get_mut(user).map(|hash| hash.rows.remove(node));
             self.users.retain(|_, hash| !hash.rows.is_empty());

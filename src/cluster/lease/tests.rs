@@ -191,6 +191,8 @@ proptest! {
                 Step::Cut(who) => leases[who].link_lost(),
                 Step::Flush => {
                     store.0.clear();
+                    // Epochs start at the time, so they can tell processes apart that do not start in the same millisecond.
+                    now += 1;
                     flushed_ms = now;
                 }
                 Step::Ask(who, there, back, late) => {
