@@ -106,12 +106,11 @@ def test_a_message_costs_one_publish_for_each_node_and_no_look_up(start_cluster,
             for number in range(100):
                 sender.send("send_message", target_user=user, content=number)
             assert status(sender, user, "the last one") == "delivered"
-            # What acknowledges it may still be on its way.
-            time.sleep(0.1)
         sent = publishes(asked, "ws:shard:n1:") + publishes(asked, "ws:shard:n2:")
         assert len(sent) == 101 * nodes, (user, len(sent))
         answers = publishes(asked, "ws:shard:n0:")
-        assert len(answers) <= 101 * nodes and (answers or not nodes)
+        # One node is enough for "delivered": an answer of another to what came before may still have been on its way.
+        assert len(answers) <= 101 * nodes + 3 and (answers or not nodes)
         about = [words for words in asked if words not in sent and any(user in word for word in words)]
         assert about == [], "nothing is looked up"
     for client in (far, near, *wide):
