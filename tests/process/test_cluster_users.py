@@ -67,7 +67,11 @@ def test_who_moves_is_found_where_they_are_now(cluster, connect, unique):
         with connect(node, "bob") as device:
             for number, sender in enumerate(senders):
                 assert status(sender, bob, [round, number]) == "delivered"
-            assert sorted(messages(device)) == [[round, number] for number in range(len(senders))]
+            arrived = messages(device)
+            assert sorted(m for m in arrived if m[0] == round) == [[round, number] for number in range(len(senders))]
+            # There every node is sent everything: one that is slow may find somebody at home who was served elsewhere before.
+            late = [tuple(m) for m in arrived if m[0] < round]
+            assert not late or (cluster.routing == "broadcast" and len(set(late)) == len(late)), late
 
 
 def test_one_device_leaving_does_not_take_the_others_along(cluster, connect):
