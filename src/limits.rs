@@ -136,8 +136,9 @@ pub const API_BATCH_MAX: usize = 10_000;
 pub const API_USERS_MAX: usize = 10_000;
 /// Bytes of happenings that wait to be told to services.
 pub const HAPPENINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Location writes and subscriptions that one shard has under way.
-pub const BUS_UNANSWERED_MAX: usize = 4096;
+/// Location writes and subscriptions that one shard has under way. What is sent next, a message above all, waits in Redis behind those of all
+/// shards: some 20 µs for each.
+pub const BUS_UNANSWERED_MAX: usize = 1024;
 /// Messages for rooms, channels and everybody on other nodes that one shard has published and that have no answer.
 pub const BUS_PUBLISHED_MAX: usize = 16_384;
 /// Bytes of these.
