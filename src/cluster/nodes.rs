@@ -110,16 +110,15 @@ impl Nodes {
             let node = Node { epoch: lease.epoch, instance: lease.instance, until_ms, about: lease.about };
             self.nodes.insert(lease.node, node);
         }
-        self.missing.retain(|_, node| sent_boot_ms < node.until_ms);
         for (name, node) in before {
             if !self.nodes.contains_key(&name) {
                 changes.push(Change::Left(name.clone()));
-                if sent_boot_ms < node.until_ms && !self.dead.contains_key(&(name.clone(), node.epoch)) {
+                if !self.dead.contains_key(&(name.clone(), node.epoch)) {
                     self.missing.insert(name, node);
                 }
             }
         }
-        self.missing.retain(|name, _| !self.nodes.contains_key(name));
+        self.missing.retain(|name, node| sent_boot_ms < node.until_ms && !self.nodes.contains_key(name));
         changes
     }
 

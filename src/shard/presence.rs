@@ -181,7 +181,7 @@ impl Shard {
                 break;
             }
         }
-        let is_in = |slot: &&u32| self.connections.row(**slot).memberships.iter().any(|m| m.topic == index);
+        let is_in = |slot: &&u32| self.connections.row(**slot).is_in(index);
         let named = |user: &u32| {
             let user = self.users.get(*user);
             (Box::from(user.name.as_ref()), user.connections.iter().filter(is_in).count() as u32)

@@ -369,16 +369,14 @@ impl Shard {
         debug_assert_ne!(user, NONE, "only sessions enter and leave");
         let others = &self.users.get(user).connections;
         let Some(index) = self.topics.find(topic, name).filter(|_| others.len() > 1) else { return false };
-        others
-            .iter()
-            .any(|&other| other != slot && self.connections.row(other).memberships.iter().any(|m| m.topic == index))
+        others.iter().any(|&other| other != slot && self.connections.row(other).is_in(index))
     }
 
     /// Whether a user is in a topic with any connection of this shard.
     pub(super) fn has_in(&self, user: &str, topic: Topic, name: &str) -> bool {
         let (Some(index), Some(user)) = (self.topics.find(topic, name), self.users.find(user)) else { return false };
         let mut connections = self.users.get(user).connections.iter();
-        connections.any(|&slot| self.connections.row(slot).memberships.iter().any(|m| m.topic == index))
+        connections.any(|&slot| self.connections.row(slot).is_in(index))
     }
 }
 

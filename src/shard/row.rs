@@ -246,6 +246,11 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// Whether it is in a topic, by the topic's index on this shard.
+    pub(super) fn is_in(&self, topic: u32) -> bool {
+        self.memberships.iter().any(|membership| membership.topic == topic)
+    }
+
     /// A row without a connection.
     pub(super) fn vacant() -> Self {
         Row {

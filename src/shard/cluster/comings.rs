@@ -40,11 +40,9 @@ use crate::cluster::agent::Event as AgentEvent;
 use crate::cluster::inquiry::{Inquiry, Said, What};
 use crate::ids::ShardId;
 use crate::limits::{BUS_ENVELOPES_HIGH, ROOM_COMINGS_MAX, ROOM_COMINGS_OWED_MAX};
-use crate::protocol::OkFields;
 use crate::protocol::envelope::{Envelope, ReplyTo, Telling, Topic};
 use crate::shard::Shard;
 use crate::shard::presence::Asker;
-use crate::shard::requests::place_fields;
 use crate::time::Now;
 
 /// The comings and goings of this shard's users that are not told yet.
@@ -291,9 +289,7 @@ impl Shard {
     pub(super) fn answer_members(&mut self, room: &str, asked: Vec<Asked>, now: Now) {
         let usable = self.cluster.as_ref().is_some_and(|cluster| cluster.is_usable(now));
         for Asked { reply, enters, local } in asked {
-            let local = enters && (local || !usable);
-            let fields = OkFields { local, ..place_fields(Topic::Room, room) };
-            self.reply(Some(reply), &fields, None, now);
+            self.answer_place(reply, Topic::Room, room, enters && (local || !usable), now);
         }
     }
 

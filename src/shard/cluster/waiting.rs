@@ -12,8 +12,8 @@ use ahash::RandomState;
 
 use super::{shared, topic_channel};
 use crate::ids::ConnectionId;
-use crate::protocol::RequestId;
 use crate::protocol::envelope::{ReplyTo, Then, Topic};
+use crate::protocol::{OkFields, RequestId};
 use crate::shard::Shard;
 use crate::shard::frames::Shared;
 use crate::shard::relay::Debt;
@@ -262,12 +262,17 @@ impl Shard {
         }
     }
 
+    /// Answers a request that has waited. `local`: other nodes may not know yet.
+    pub(super) fn answer_place(&mut self, reply: ReplyTo, topic: Topic, name: &str, local: bool, now: Now) {
+        let fields = OkFields { local, ..place_fields(topic, name) };
+        self.reply(Some(reply), &fields, None, now);
+    }
+
     fn entered(&mut self, channel: &str, entrant: Entrant, local: bool, now: Now) {
         let name = channel.split_once(':').map_or("", |(_, name)| name);
         match entrant.what {
             Entering::Request(reply, topic) => {
-                let fields = crate::protocol::OkFields { local, ..place_fields(topic, name) };
-                self.reply(Some(reply), &fields, None, now);
+                self.answer_place(reply, topic, name, local, now);
             }
             Entering::Member(then) => self.go_on_with(then, name, local, now),
         }
