@@ -289,7 +289,7 @@ impl Redis {
             Command::Put { .. } | Command::Lease { .. } | Command::Index { put: true, .. } if self.full => {
                 Reply::Refused { no_script: false }
             }
-            Command::Put { user, row, stamp } => Reply::Row(self.put(from, &user, row, stamp, connections, now_ms)),
+            Command::Put { user, row, stamp } => Reply::Row(self.put(from, &user, row, stamp, connections)),
             Command::Delete { user, node, epoch, stamp } => {
                 Reply::Row(self.delete(from, &user, &node, epoch, stamp, connections))
             }
@@ -304,8 +304,8 @@ impl Redis {
                 }
                 Reply::Done
             }
-            Command::Lease { command, instance, about } => Reply::Lease(self.lease(&command, instance, about, now_ms)),
-            Command::Leases => Reply::Leases(self.polled(now_ms)),
+            Command::Lease { command, instance, about } => Reply::Lease(self.lease(&command, instance, about)),
+            Command::Leases => Reply::Leases(self.polled()),
             Command::Find { user } => {
                 self.tracked.entry(user.clone()).or_default().insert(from);
                 Reply::Rows(self.rows_of(&user))
@@ -342,17 +342,9 @@ impl Redis {
         }
     }
 
-    fn put(
-        &mut self,
-        from: Line,
-        user: &Rc<str>,
-        row: Row,
-        stamp: Stamp,
-        connections: &mut Connections,
-        now_ms: u64,
-    ) -> bool {
+    fn put(&mut self, from: Line, user: &Rc<str>, row: Row, stamp: Stamp, connections: &mut Connections) -> bool {
         let held = self.users.get(user).and_then(|hash| hash.rows.get(&row.node));
-        if held.is_some_and(|(held, ..)| *held > row.epoch) || now_ms >= stamp.lease_ends_ms {
+        if held.is_some_and(|(held, ..)| *held > row.epoch) || self.now_ms >= stamp.lease_ends_ms {
             return false;
         }
         let hash = self.users.entry(user.clone()).or_default();
@@ -363,7 +355,7 @@ impl Redis {
         if before.is_some_and(|(epoch, ..)| epoch != row.epoch) {
             self.lost.insert((user.clone(), row.node.clone()));
         }
-        hash.expires_ms = now_ms + ENTRY_TTL_MS;
+        hash.expires_ms = self.now_ms + ENTRY_TTL_MS;
         self.touched(user, Some(from), connections);
         true
     }
@@ -400,14 +392,14 @@ impl Redis {
         true
     }
 
-    fn lease(&mut self, command: &lease::Command, instance: u32, about: About, now_ms: u64) -> Answer {
+    fn lease(&mut self, command: &lease::Command, instance: u32, about: About) -> Answer {
         let node: Rc<str> = Rc::from(&*command.node);
-        let expires_ms = now_ms + LEASE_TTL_MS;
+        let expires_ms = self.now_ms + LEASE_TTL_MS;
         match (command.kind, self.leases.get_mut(&node)) {
             (Ask::Acquire { floor, take_over }, held) => {
                 let mut epoch = floor;
                 if let Some(held) = held {
-                    if !take_over && held.instance != instance && held.expires_ms > now_ms {
+                    if !take_over && held.instance != instance && held.expires_ms > self.now_ms {
                         return Answer::Fenced;
                     }
                     epoch = epoch.max(held.epoch + 1);
@@ -421,7 +413,7 @@ impl Redis {
                 Answer::Granted { epoch, memory: self.memory, ends_ms: expires_ms }
             }
             (Ask::Renew { epoch } | Ask::Release { epoch }, Some(held)) if held.epoch > epoch => Answer::Fenced,
-            (Ask::Renew { epoch }, Some(held)) if held.epoch == epoch && held.expires_ms > now_ms => {
+            (Ask::Renew { epoch }, Some(held)) if held.epoch == epoch && held.expires_ms > self.now_ms => {
                 (held.expires_ms, held.about) = (expires_ms, about);
                 Answer::Renewed { ends_ms: expires_ms }
             }
@@ -433,19 +425,19 @@ impl Redis {
         }
     }
 
-    fn polled(&self, now_ms: u64) -> Vec<Polled> {
+    fn polled(&self) -> Vec<Polled> {
         let living = self.leases.iter().map(|(node, lease)| Polled {
             node: node.clone(),
             epoch: lease.epoch,
             instance: lease.instance,
-            remaining_ms: lease.expires_ms as i64 - now_ms as i64,
+            remaining_ms: lease.expires_ms as i64 - self.now_ms as i64,
             about: lease.about.clone(),
         });
         let over = self.graves.iter().map(|((node, epoch), (instance, about))| Polled {
             node: node.clone(),
             epoch: *epoch,
             instance: *instance,
-            remaining_ms: -(now_ms as i64),
+            remaining_ms: -(self.now_ms as i64),
             about: about.clone(),
         });
         living.chain(over).collect()

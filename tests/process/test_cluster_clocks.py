@@ -44,16 +44,19 @@ def registry_is_right(cluster, people):
     return all(rows(cluster, client) == {node: now[node]} for node, clients in sides for client in clients)
 
 
+def both_ways(cluster, connect, people):
+    """Somebody on each node writes to somebody on the other."""
+    ways = ((cluster[0], people.there[0]), (cluster[1], people.here[0]))
+    return [Talk(connect(node, "talker"), receiver, pause=0.01) for node, receiver in ways]
+
+
 @EVERY
 def test_the_wall_clock_jumps_by_an_hour_and_nobody_notices(start_cluster, connect, routing):
     cluster = start_cluster(routing, 2, QUICK)
     clocks = Clocks(cluster[0])
     people = People(cluster, connect)
     held = epochs(cluster)
-    talks = [
-        Talk(connect(cluster[0], "talker"), people.there[0], pause=0.01),
-        Talk(connect(cluster[1], "talker"), people.here[0], pause=0.01),
-    ]
+    talks = both_ways(cluster, connect, people)
     with talks[0], talks[1]:
         for ahead_s in (HOUR_S, -HOUR_S, 0):
             clocks.set(real_s=ahead_s)
@@ -136,10 +139,7 @@ def test_the_machine_slept_for_a_minute(start_cluster, connect, routing):
     clocks = Clocks(cluster[0])
     people = People(cluster, connect)
     held = epochs(cluster)
-    talks = [
-        Talk(connect(cluster[0], "talker"), people.there[0], pause=0.01),
-        Talk(connect(cluster[1], "talker"), people.here[0], pause=0.01),
-    ]
+    talks = both_ways(cluster, connect, people)
     with talks[0], talks[1]:
         clocks.set(boot_s=60)
 
